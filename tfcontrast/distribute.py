@@ -1,0 +1,141 @@
+"""One vocabulary for one device and many: strategies, replica numbers and exact collectives.
+
+Every function here is the identity (or its trivial form) on one replica, so that methods and losses are written once.
+"""
+
+import tensorflow as tf
+
+from tfcontrast.errors import UserError
+
+STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
+
+
+def make_strategy(
+    name: str = "auto", *, num_replicas: int = 0, tpu_name: str = ""
+) -> tf.distribute.Strategy:
+    """Makes the strategy that ``--strategy`` names.
+
+    Args:
+        name: ``auto`` (several GPUs: ``mirrored``; else ``none``), ``none`` (one device, no strategy, so that XLA stays
+            available), ``mirrored``, ``multi_worker`` (the cluster comes from ``TF_CONFIG``) or ``tpu``.
+        num_replicas: replicas of ``mirrored``; 0 takes every GPU. On a machine without GPUs the CPU is split into this
+            many logical devices, which must happen before TensorFlow is first used.
+        tpu_name: name or address of the TPU; empty means a local TPU VM.
+
+    Returns:
+        A strategy; the default (no-op) strategy for ``none``.
+
+    Raises:
+        UserError: the devices that were asked for are not there.
+    """
+    if name not in STRATEGIES:
+        raise UserError(f"--strategy must be one of {', '.join(STRATEGIES)}. Received: {name!r}")
+    if num_replicas < 0:
+        raise UserError(f"--num_replicas must not be negative. Received: {num_replicas}")
+    gpus = tf.config.list_physical_devices("GPU")
+    if name == "auto":
+        name = "mirrored" if len(gpus) > 1 or num_replicas > 1 else "none"
+    if name == "none":
+        return tf.distribute.get_strategy()
+    if name == "mirrored":
+        return _mirrored(len(gpus), num_replicas)
+    if name == "multi_worker":
+        return _multi_worker()
+    return _tpu(tpu_name)
+
+
+def _mirrored(num_gpus: int, num_replicas: int) -> tf.distribute.Strategy:
+    if num_gpus:
+        wanted = num_replicas or num_gpus
+        if wanted > num_gpus:
+            raise UserError(f"--num_replicas={wanted} needs as many GPUs; this machine has {num_gpus}")
+        return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(wanted)])
+    wanted = num_replicas or 1
+    if wanted > len(tf.config.list_logical_devices("CPU") if _is_initialized() else ()):
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        try:
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration()] * wanted
+            )
+        except RuntimeError as error:
+            raise UserError(
+                f"--num_replicas={wanted}: the CPU cannot be split any more, TensorFlow is already running ({error})"
+            ) from error
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(wanted)])
+
+
+def _is_initialized() -> bool:
+    """Whether TensorFlow has fixed its devices; asking for logical devices would fix them."""
+    from tensorflow.python.eager import context
+
+    return bool(context.context()._initialized)
+
+
+def _multi_worker() -> tf.distribute.Strategy:
+    import os
+
+    if not os.environ.get("TF_CONFIG"):
+        raise UserError(
+            "--strategy=multi_worker reads the cluster from the TF_CONFIG environment variable, which is not set"
+        )
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _tpu(tpu_name: str) -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu_name or "local")
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        raise UserError(
+            f"--strategy=tpu: no TPU answered at {tpu_name or 'this machine'!r} ({str(error).splitlines()[0]})"
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def num_replicas() -> int:
+    """Replicas that train together: of the replica context inside a step, of the strategy's scope outside."""
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        return int(tf.distribute.get_strategy().num_replicas_in_sync)
+    return int(context.num_replicas_in_sync)
+
+
+def replica_id() -> tf.Tensor:
+    """This replica's number, an int32 scalar; 0 on one replica."""
+    context = tf.distribute.get_replica_context()
+    return tf.cast(context.replica_id_in_sync_group, tf.int32)
+
+
+def all_sum(tensor: tf.Tensor) -> tf.Tensor:
+    """Sums a tensor over the replicas; differentiable (its gradient is again a sum over replicas)."""
+    if num_replicas() == 1:
+        return tensor
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+
+
+def gather(rows: tf.Tensor) -> tf.Tensor:
+    """Concatenates every replica's rows, in replica order, with exact gradients to every replica.
+
+    Each replica places its block into zeros and the blocks are summed: static shapes, bfloat16 and XLA stay possible,
+    which ``ReplicaContext.all_gather`` does not give. All replicas must hold equally many rows.
+
+    Args:
+        rows: [rows, ...] of this replica.
+
+    Returns:
+        [num_replicas * rows, ...], the same on every replica.
+    """
+    count = num_replicas()
+    if count == 1:
+        return rows
+    place = tf.one_hot(replica_id(), count, dtype=rows.dtype)
+    blocks = tf.reshape(place, [count] + [1] * rows.shape.rank) * rows[None]
+    return tf.reshape(all_sum(blocks), tf.concat([[-1], tf.shape(rows)[1:]], 0)) if (
+        None in rows.shape
+    ) else tf.reshape(all_sum(blocks), [count * rows.shape[0], *rows.shape[1:]])
+
+
+def first_row(rows: tf.Tensor) -> tf.Tensor:
+    """The global number of this replica's first row, int32: where its block stands in ``gather(rows)``."""
+    return replica_id() * tf.shape(rows)[0]
