@@ -1,0 +1,290 @@
+"""Every option of a run, with its help and its bounds: frozen dataclasses, standard library only.
+
+The dataclasses are the truth; ``flags.py`` derives the command line from them. An option's name is unique over all groups.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tfcontrast.errors import UserError
+
+
+def option(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """Declares a dataclass field with its help text, and the values that are accepted.
+
+    Args:
+        default: the value when nobody sets it; its type is the option's type. ``None`` needs an annotation.
+        text: one or two sentences for ``--help``.
+        choices: the accepted words.
+        low: smallest accepted number.
+        high: largest accepted number.
+    """
+    metadata = {"help": text, "choices": choices, "low": low, "high": high}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_options(config: Any) -> None:
+    """Checks every field of a config dataclass against its declaration.
+
+    Raises:
+        UserError: the first value that is not accepted, with its flag's name.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        choices, low, high = (field.metadata[key] for key in ("choices", "low", "high"))
+        if value is None:
+            continue
+        if choices is not None and value not in choices:
+            raise UserError(f"--{field.name} must be one of {', '.join(choices)}. Received: {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{field.name} must be finite. Received: {value}")
+        if low is not None and value < low:
+            raise UserError(f"--{field.name} must be at least {low}. Received: {value}")
+        if high is not None and value > high:
+            raise UserError(f"--{field.name} must be at most {high}. Received: {value}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What to do, and where its results go."""
+
+    method: str = option("supcon", "The method; see the list of methods below.")
+    mode: str = option(
+        "train_then_eval",
+        "train, evaluate a trained run, both, or export a SavedModel.",
+        choices=("train", "eval", "train_then_eval", "export"),
+    )
+    train_mode: str = option(
+        "pretrain",
+        "pretrain an encoder, train a linear classifier on a frozen one, or finetune one whole.",
+        choices=("pretrain", "linear_eval", "finetune"),
+    )
+    model_dir: str = option(
+        "", "The run's folder; empty: runs/<dataset>_<method>[_<train_mode>]. The same settings resume."
+    )
+    checkpoint: str = option(
+        "", "Where linear_eval, finetune, eval and export find the weights: a run's folder or one checkpoint."
+    )
+    allow_missing: str = option(
+        "", "Comma-separated prefixes of variables that the checkpoint may lack, such as projector,probe."
+    )
+    seed: int = option(0, "Seed of the weights, the data order and every augmentation.", low=0)
+    framework_logs: bool = option(False, "Show TensorFlow's own start-up messages.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images come from."""
+
+    dataset: str = option(
+        "digits", "A TFDS name (cifar10, imagenet2012, ...), folder:PATH, or digits (1,797 real digits, embedded)."
+    )
+    data_dir: str = option("", "Where TFDS keeps its prepared data; empty: TFDS's own default.")
+    download: bool = option(False, "Let TFDS download and prepare a data set that is not there yet.")
+    train_split: str = option("train", "Split to train on, in TFDS syntax (train[:90%]).")
+    eval_split: str = option("", "Split to evaluate on; empty: test, or validation where there is no test.")
+    holdout_fraction: float = option(
+        0.02, "Share of the training images kept out of training for the kNN monitor.", low=0, high=0.5
+    )
+    image_size: int = option(0, "Side of the views in pixels; 0: the data set's own up to 96, else 224.", low=0, high=4096)
+    max_bad_images: float = option(
+        0.01, "Share of unreadable images that is skipped (and named) before the run stops.", low=0, high=1
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How an image becomes views."""
+
+    augmentation: str = option("simclr_v2", "The recipe of the views; see the list of recipes below.")
+    color_jitter_strength: float | None = option(None, "Multiplies the recipe's colour jitter.", low=0, high=4)
+    use_blur: bool | None = option(None, "Blur views with probability 0.5; unset: as the recipe says.")
+    crop_area_min: float | None = option(None, "Smallest share of the image's area in a crop.", low=0.001, high=1)
+    crop_area_max: float | None = option(None, "Largest share of the image's area in a crop.", low=0.001, high=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The encoder."""
+
+    resnet_depth: int = option(50, "10, 18, 34, 50, 101, 152 or 200.", low=1)
+    width_multiplier: float = option(1.0, "Multiplies every width of the ResNet; may be a fraction.", low=0.01, high=16)
+    stem: str = option(
+        "auto",
+        "First layers: imagenet (7x7 stride 2, pool), cifar (3x3), cifar_stride2 (3x3 stride 2); auto: by image_size.",
+        choices=("auto", "imagenet", "cifar", "cifar_stride2"),
+    )
+    sk_ratio: float = option(0.0, "Selective kernels' ratio; 0: none (SimCLR v2: 0.0625).", low=0, high=1)
+    se_ratio: float = option(0.0, "Squeeze-and-excitation ratio; 0: none.", low=0, high=1)
+    shortcut: str = option(
+        "torchvision",
+        "Projection shortcuts: where shapes change (torchvision), or also in the first group (simclr).",
+        choices=("torchvision", "simclr"),
+    )
+    output_stride: int = option(32, "Stride of the last group, 32, 16 or 8 (dilated convolutions).", low=8, high=32)
+    zero_init_last_gamma: bool = option(True, "Start every residual branch at zero.")
+    batch_norm_decay: float = option(0.9, "Decay of batch norm's moving statistics.", low=0, high=1)
+    global_bn: bool = option(True, "Batch-norm statistics over all replicas.")
+    input_normalization: str = option(
+        "none", "Mean and deviation that the encoder subtracts and divides by.",
+        choices=("none", "imagenet", "cifar10", "cifar100", "half"),
+    )
+    precision: str = option("float32", "float32 or bfloat16 compute; losses and state stay float32.", choices=("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How weights move."""
+
+    optimizer: str = option("lars", "The optimizer.", choices=("lars", "sgd", "rmsprop", "adam", "adamw", "lamb"))
+    learning_rate: float = option(0.3, "Base learning rate, before learning_rate_scaling.", low=0)
+    learning_rate_scaling: str = option(
+        "linear", "linear: x batch/256; sqrt: x sqrt(batch); none.", choices=("linear", "sqrt", "none")
+    )
+    warmup_epochs: float = option(10.0, "Epochs of linear warm-up from 0.", low=0)
+    learning_rate_schedule: str = option(
+        "cosine", "What follows the warm-up.", choices=("cosine", "step", "exponential", "constant")
+    )
+    final_learning_rate: float = option(0.0, "End of the cosine, as a share of the peak.", low=0, high=1)
+    decay_epochs: str = option("", "step: comma-separated epochs of each decay; exponential: epochs per decay.")
+    decay_rate: float = option(0.1, "Factor of each decay.", low=0, high=1)
+    weight_decay: float = option(1e-6, "Weight decay; biases and norms have none.", low=0)
+    decay_all: bool = option(False, "Decay biases and norms too, as PyTorch's plain SGD does.")
+    momentum: float = option(0.9, "Momentum of sgd, lars and rmsprop.", low=0, high=1)
+    nesterov: bool = option(False, "Nesterov momentum for sgd and lars.")
+    lars_variant: str = option("simclr", "Which LARS; see tfcontrast/optim/lars.py.", choices=("simclr", "byol", "larc", "solo"))
+    trust_coefficient: float = option(0.001, "LARS's trust coefficient.", low=0)
+    clip_norm: float = option(0.0, "Clips the summed gradient's global norm; 0: no clipping.", low=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how often, how much at once."""
+
+    train_batch_size: int = option(4096, "Images of a step, over all replicas.", low=1)
+    train_epochs: int = option(100, "Epochs of floor(images / batch) steps.", low=0)
+    train_steps: int = option(0, "Steps; wins over train_epochs when set.", low=0)
+    checkpoint_epochs: int = option(1, "Epochs between checkpoints.", low=1)
+    checkpoint_steps: int = option(0, "Steps between checkpoints; wins over checkpoint_epochs when set.", low=0)
+    keep_checkpoint_max: int = option(3, "Checkpoints kept.", low=1)
+    monitor_epochs: int = option(10, "Epochs between kNN monitors on the held-out images; 0: never.", low=0)
+    lineareval_while_pretraining: bool = option(True, "Train a linear probe beside, on stop-gradient features.")
+    summary_steps: int = option(0, "Steps between TensorBoard points; 0: once an epoch.", low=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """How encoders are measured, and how linear_eval and finetune attach a classifier."""
+
+    eval_batch_size: int = option(256, "Images at once in evaluation.", low=1)
+    knn_k: int = option(200, "Neighbours of the weighted kNN.", low=1)
+    knn_temperature: float = option(0.1, "Temperature of the weighted kNN.", low=1e-4)
+    eval_baselines: bool = option(True, "Measure raw pixels and the untrained network beside.")
+    linear_protocol: str = option("sgd", "linear_eval: SGD on augmented images, or L-BFGS on features.", choices=("sgd", "lbfgs"))
+    label_fraction: float = option(1.0, "Share of the training labels that linear_eval and finetune see.", low=0, high=1)
+    ft_proj_selector: int = option(0, "Projector layer that finetune keeps: 0 none, k the first k, -1 all.", low=-1)
+    fine_tune_after_block: int = option(
+        -1, "finetune trains only what follows this group: -1 everything, 0 after the stem, 4 the classifier.", low=-1, high=4
+    )
+    zero_init_logits_layer: bool = option(True, "Start linear_eval's and finetune's classifier at zero.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StrategyConfig:
+    """On which devices."""
+
+    strategy: str = option(
+        "auto", "auto, none, mirrored, multi_worker (TF_CONFIG) or tpu.",
+        choices=("auto", "none", "mirrored", "multi_worker", "tpu"),
+    )
+    num_replicas: int = option(0, "Replicas of mirrored; 0: every GPU. Without GPUs the CPU is split.", low=0, high=1024)
+    tpu_name: str = option("", "Name or address of the TPU; empty: this machine's.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """The options of one method; each method's file extends it."""
+
+
+GROUPS: dict[str, type] = {
+    "run": RunConfig,
+    "data": DataConfig,
+    "augment": AugmentConfig,
+    "model": ModelConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+    "evaluation": EvalConfig,
+    "strategy": StrategyConfig,
+}
+
+# The embedded data set brings sizes that fit its 8x8 images and a laptop. They stand between a method's defaults, which are
+# its paper's, and the command line; flags/digits/ holds the same values as files.
+DIGITS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "pretrain": {},
+    "linear_eval": {},
+    "finetune": {},
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run, whole."""
+
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    evaluation: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+    strategy: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
+    method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
+
+    def validate(self) -> None:
+        """Checks every option and what must hold between them.
+
+        Raises:
+            UserError: the first thing that is wrong.
+        """
+        for name in (*GROUPS, "method"):
+            check_options(getattr(self, name))
+        low, high = self.augment.crop_area_min, self.augment.crop_area_max
+        if low is not None and low > (high or 1.0):
+            raise UserError(f"--crop_area_min must not exceed --crop_area_max. Received: {low} and {high or 1.0}")
+        if self.model.output_stride not in (8, 16, 32):
+            raise UserError(f"--output_stride must be 32, 16 or 8. Received: {self.model.output_stride}")
+        self._validate_decay_epochs()
+
+    def _validate_decay_epochs(self) -> None:
+        schedule, text = self.optim.learning_rate_schedule, self.optim.decay_epochs
+        if schedule not in ("step", "exponential"):
+            return
+        try:
+            epochs = [float(word) for word in text.split(",")]
+        except ValueError:
+            epochs = []
+        if not epochs or min(epochs) <= 0 or epochs != sorted(epochs) or (schedule == "exponential" and len(epochs) > 1):
+            wanted = "one positive number" if schedule == "exponential" else "rising epochs such as 60,75,90"
+            raise UserError(f"--decay_epochs must be {wanted} with --learning_rate_schedule={schedule}. Received: {text!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options by flag name, flat; JSON holds every value exactly."""
+        return {
+            field.name: getattr(getattr(self, group), field.name)
+            for group in (*GROUPS, "method")
+            for field in dataclasses.fields(getattr(self, group))
+        }
+
+    def to_json(self) -> str:
+        """The options as JSON, one a line, sorted."""
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True)

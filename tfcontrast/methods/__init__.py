@@ -1,0 +1,25 @@
+"""The methods: one file each, and the table that ``--method`` chooses from."""
+
+from tfcontrast.methods.base import Method
+from tfcontrast.methods.projection import ProjectionConfig
+from tfcontrast.methods.simclr import SimCLR, SimCLRConfig
+from tfcontrast.methods.supcon import SupCon, SupConConfig
+from tfcontrast.methods.supervised import Supervised, SupervisedConfig
+
+METHODS = {
+    "simclr": SimCLR,
+    "supcon": SupCon,
+    "supervised": Supervised,
+}
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "ProjectionConfig",
+    "SimCLR",
+    "SimCLRConfig",
+    "SupCon",
+    "SupConConfig",
+    "Supervised",
+    "SupervisedConfig",
+]

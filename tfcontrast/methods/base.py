@@ -1,0 +1,137 @@
+"""What every method shares: one training step, exact on any number of replicas, and a linear probe beside it.
+
+A method is a final subclass of :class:`Method`. It builds what its paper draws in ``__init__``, runs the figure in ``call``
+and returns named scalars from ``compute_losses``; ``after_update`` moves what is not trained by gradients.
+"""
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from tfcontrast import distribute
+
+
+class Method(keras.Model, abc.ABC):
+    """A trainable method: a backbone, what the method adds to it, and one step.
+
+    Trains by ``compile``/``fit`` under every strategy, the default one included. Make it, ``compile`` it and ``prepare`` it in
+    the strategy's scope; the data set gives ``{"views": (view, ...), "label": [B], "index": [B]}`` of the global batch.
+
+    Args:
+        backbone: [B, H, W, 3] images in [0, 1] to [B, D] features; has ``feature_dim``.
+        num_classes: classes of the linear probe that trains beside on stop-gradient features; 0 leaves it out.
+        probe_learning_rate: Adam's learning rate for the probe.
+    """
+
+    metric_names: ClassVar[tuple[str, ...]]
+    """Names of the scalars that ``compute_losses`` returns; ``"loss"`` is the first."""
+
+    num_views: ClassVar[int] = 2
+
+    needs_labels: ClassVar[bool] = False
+
+    def __init__(
+        self, backbone: keras.Model, *, num_classes: int = 0, probe_learning_rate: float = 1e-3
+    ) -> None:
+        super().__init__(name=type(self).__name__.lower())
+        self.backbone = backbone
+        self.probe = keras.layers.Dense(num_classes, dtype="float32", name="probe") if num_classes else None
+        self.probe_optimizer = keras.optimizers.Adam(probe_learning_rate) if num_classes else None
+        names = (*self.metric_names, *(("probe_loss", "probe_top1") if num_classes else ()))
+        self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
+
+    @abc.abstractmethod
+    def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
+        """Runs the method's figure.
+
+        Args:
+            views: tensors [B, H, W, 3] in [0, 1], one a view.
+            training: whether batch norm uses the batch's statistics.
+
+        Returns:
+            Named tensors, among them ``"features"`` [V * B, D], grouped by view.
+        """
+
+    @abc.abstractmethod
+    def compute_losses(self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        """Computes this replica's scalars, keyed as ``metric_names``; their mean over replicas is the global batch's."""
+
+    def after_update(self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]) -> None:  # noqa: B027
+        """Moves EMA copies, queues and centers after the optimizer's update; most methods have none."""
+
+    def embed(self, images: tf.Tensor) -> tf.Tensor:
+        """The features that evaluators use: [B, H, W, 3] in [0, 1] to float32 [B, D], in inference mode."""
+        return tf.cast(self.backbone(images, training=False), tf.float32)
+
+    @property
+    def encoder_variables(self) -> list[keras.Variable]:
+        """What the main optimizer trains: everything but the probe."""
+        probe = {id(v) for v in self.probe.trainable_variables} if self.probe else set()
+        return [v for v in self.trainable_variables if id(v) not in probe]
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The running means that ``fit`` reports and resets every epoch."""
+        return list(self._trackers.values())
+
+    def prepare(self, image_size: int) -> None:
+        """Creates every variable, those of the optimizers included; call it in the strategy's scope after ``compile``."""
+        views = (tf.zeros([2, image_size, image_size, 3]),) * self.num_views
+        outputs = self(views, training=False)
+        self.optimizer.build(self.encoder_variables)
+        if self.probe is not None:
+            self.probe(outputs["features"])
+            self.probe_optimizer.build(self.probe.trainable_variables)
+
+    def train_step(self, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        """One step on this replica's share of the global batch."""
+        with tf.GradientTape() as tape:
+            outputs = self(batch["views"], training=True)
+            losses = self.compute_losses(outputs, batch)
+            # Optimizers add the replicas' gradients up, so each replica brings its share of the global mean.
+            loss = losses["loss"] / distribute.num_replicas()
+        variables = self.encoder_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        if self.probe is not None:
+            losses = {**losses, **self._train_probe(tf.stop_gradient(outputs["features"]), batch["label"])}
+        self.after_update(outputs, batch)
+        for name, tracker in self._trackers.items():
+            tracker.update_state(losses[name])
+        return {name: tracker.result() for name, tracker in self._trackers.items()}
+
+    def _train_probe(self, features: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """A step of the linear probe on every view; it reads features and never moves the encoder."""
+        labels = tf.tile(labels, [tf.shape(features)[0] // tf.shape(labels)[0]])
+        with tf.GradientTape() as tape:
+            logits = self.probe(features)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+            share = loss / distribute.num_replicas()
+        variables = self.probe.trainable_variables
+        self.probe_optimizer.apply_gradients(zip(tape.gradient(share, variables), variables, strict=True))
+        hits = tf.equal(tf.argmax(logits, 1, output_type=labels.dtype), labels)
+        return {"probe_loss": loss, "probe_top1": tf.reduce_mean(tf.cast(hits, tf.float32))}
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Builds the function that ``fit`` calls.
+
+        Keras's own reduces the step's results in a way that several workers do not allow; the metrics hold them already.
+        """
+        if self.train_function is not None and not force:
+            return
+        strategy = self.distribute_strategy
+        step = self.train_step
+        if self.jit_compile and strategy.num_replicas_in_sync == 1:
+            step = tf.function(step, jit_compile=True, reduce_retracing=True)
+
+        def train_function(iterator: Any) -> dict[str, tf.Tensor]:
+            for _ in range(self.steps_per_execution):
+                strategy.run(step, args=(next(iterator),))
+            return {metric.name: metric.result() for metric in self.metrics}
+
+        self.train_function = train_function if self.run_eagerly else tf.function(train_function)
+
+    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: ``prepare`` has built everything; Keras's own version reads a batch and fails under several workers."""

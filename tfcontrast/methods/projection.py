@@ -1,0 +1,56 @@
+"""What the methods with a projector share: its options, its construction, and the forward pass of several views."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from tfcontrast.config import MethodConfig, option
+from tfcontrast.models import Projector
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProjectionConfig(MethodConfig):
+    """Options of the methods that put a projector on the backbone."""
+
+    proj_head_mode: str = option(
+        "nonlinear",
+        "The projector: none, linear or nonlinear.",
+        choices=("none", "linear", "nonlinear"),
+    )
+    num_proj_layers: int = option(2, "Layers of the nonlinear projector.", low=1, high=16)
+    proj_hidden_dim: int = option(0, "Width of its hidden layers; 0: the backbone's.", low=0)
+    proj_out_dim: int = option(128, "Dimensions of the embedding.", low=1)
+    proj_batch_norm: bool = option(True, "Batch norm after the projector's layers.")
+
+
+def make_projector(config: ProjectionConfig, *, global_bn: bool = True) -> Projector:
+    """Builds the projector that the options describe."""
+    return Projector(
+        mode=config.proj_head_mode,
+        num_layers=config.num_proj_layers,
+        hidden_dim=config.proj_hidden_dim,
+        output_dim=config.proj_out_dim,
+        batch_norm=config.proj_batch_norm,
+        global_bn=global_bn,
+        name="projector",
+    )
+
+
+def encode_views(
+    backbone: keras.Model, projector: Projector, views: Sequence[tf.Tensor], training: bool
+) -> dict[str, tf.Tensor]:
+    """Passes all views together through backbone and projector, so that batch norm sees them as one batch.
+
+    Args:
+        backbone: images to features.
+        projector: features to embeddings.
+        views: V tensors [B, H, W, 3] of one size.
+        training: whether batch norm uses the batch's statistics.
+
+    Returns:
+        ``"features"`` [V * B, D] and ``"embeddings"`` [V * B, d], grouped by view.
+    """
+    features = backbone(tf.concat(views, 0), training=training)
+    return {"features": features, "embeddings": projector(features, training=training)}

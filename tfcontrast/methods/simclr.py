@@ -1,0 +1,97 @@
+"""SimCLR: A Simple Framework for Contrastive Learning of Visual Representations. Chen et al., 2020, arXiv:2002.05709.
+
+The figure: two views of every image pass one backbone (features h) and one projector (embeddings z); the two embeddings of an
+image attract each other and repel those of every other image of the global batch. SimCLR v2 (arXiv:2006.10029) is a recipe of
+this method: deeper projector, selective kernels, and finetuning from the projector's first layer.
+
+Deviation: the released code sums the loss of both directions; here it is the paper's mean over the 2B anchors unless
+``loss_scale=2``.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from tfcontrast import distribute, losses
+from tfcontrast.config import option
+from tfcontrast.methods.base import Method
+from tfcontrast.methods.projection import ProjectionConfig, encode_views, make_projector
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimCLRConfig(ProjectionConfig):
+    """SimCLR's options."""
+
+    temperature: float = option(0.1, "Temperature of the contrastive loss.", low=1e-4)
+    contrastive_loss: str = option(
+        "nt_xent",
+        "The loss of Table 2: nt_xent, nt_logistic or margin_triplet.",
+        choices=("nt_xent", "nt_logistic", "margin_triplet"),
+    )
+    negative_mining: str = option("none", "nt_logistic, margin_triplet: which negatives.", choices=("none", "semi_hard"))
+    margin: float = option(0.5, "margin_triplet, and semi-hard mining: the margin.", low=0)
+    loss_scale: float = option(1.0, "Multiplies the loss; 2: the released code's sum of both directions.", low=0)
+
+    # Section 2 and Appendix B.6: LARS 0.3 x B/256, weight decay 1e-6, batch 4096, 10 epochs of warm-up, cosine.
+    DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "pretrain": {},
+        # Appendix B.6: Nesterov 0.1 x B/256, 90 epochs, batch 4096, no warm-up, no decay.
+        "linear_eval": {
+            "optimizer": "sgd", "nesterov": True, "learning_rate": 0.1, "warmup_epochs": 0.0, "weight_decay": 0.0,
+            "train_epochs": 90, "train_batch_size": 4096,
+        },
+        # Appendix B.5: Nesterov 0.05 x B/256, no warm-up.
+        "finetune": {
+            "optimizer": "sgd", "nesterov": True, "learning_rate": 0.05, "warmup_epochs": 0.0, "weight_decay": 0.0,
+            "train_epochs": 60, "train_batch_size": 4096,
+        },
+    }
+
+
+class SimCLR(Method):
+    """SimCLR as a Keras model; see the module's docstring."""
+
+    Config = SimCLRConfig
+    metric_names = (
+        "loss", "contrastive_accuracy", "contrastive_entropy", "mutual_information_bound", "feature_std",
+    )
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        config: SimCLRConfig | None = None,
+        *,
+        num_classes: int = 0,
+        global_bn: bool = True,
+    ) -> None:
+        super().__init__(backbone, num_classes=num_classes)
+        self.config = config or SimCLRConfig()
+        self.projector = make_projector(self.config, global_bn=global_bn)
+
+    def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
+        """Two views [B, H, W, 3] to features [2B, D] and embeddings [2B, d]."""
+        return encode_views(self.backbone, self.projector, views, training)
+
+    def compute_losses(self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        """Local anchors against the embeddings of every replica."""
+        z1, z2 = tf.split(outputs["embeddings"], 2)  # [B, d] each
+        both = distribute.gather(tf.stack([z1, z2], 1))
+        where = {"candidates": (both[:, 0], both[:, 1]), "first_row": distribute.first_row(z1)}
+        return {
+            "loss": self.config.loss_scale * self._contrastive_loss(z1, z2, where),
+            **losses.contrastive_metrics(z1, z2, temperature=self.config.temperature, **where),
+            "feature_std": losses.feature_std(outputs["features"]),
+        }
+
+    def _contrastive_loss(self, z1: tf.Tensor, z2: tf.Tensor, where: dict[str, Any]) -> tf.Tensor:
+        config = self.config
+        if config.contrastive_loss == "nt_xent":
+            return losses.nt_xent(z1, z2, temperature=config.temperature, **where)
+        if config.contrastive_loss == "nt_logistic":
+            return losses.nt_logistic(
+                z1, z2, temperature=config.temperature, mining=config.negative_mining, margin=config.margin, **where
+            )
+        return losses.margin_triplet(z1, z2, margin=config.margin, mining=config.negative_mining, **where)

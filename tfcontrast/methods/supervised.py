@@ -1,0 +1,115 @@
+"""The cross-entropy baseline, and the classifier of ``linear_eval`` and ``finetune``: a linear layer on the backbone.
+
+From scratch it is the baseline that SimCLR (Table 8) and SupCon (Table 2) are compared with. On a pretrained backbone, with
+everything before the classifier frozen, it is linear evaluation; with all or the last groups trainable, finetuning.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from tfcontrast import losses
+from tfcontrast.config import MethodConfig, option
+from tfcontrast.methods.base import Method
+from tfcontrast.models import Projector, ResNet
+
+FROZEN_ENCODER = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SupervisedConfig(MethodConfig):
+    """Options of the cross-entropy baseline."""
+
+    label_smoothing: float = option(0.0, "Share of the target spread over all classes.", low=0, high=0.99)
+
+    # The baseline of the released SupCon code for ImageNet: Nesterov 0.1 x B/256, weight decay 1e-4, 200 epochs.
+    DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "pretrain": {
+            "augmentation": "crop_flip", "optimizer": "sgd", "nesterov": True, "learning_rate": 0.1, "weight_decay": 1e-4,
+            "train_batch_size": 6144, "train_epochs": 200, "warmup_epochs": 12.0, "lineareval_while_pretraining": False,
+        },
+        "linear_eval": {
+            "optimizer": "sgd", "nesterov": True, "learning_rate": 0.1, "warmup_epochs": 0.0, "weight_decay": 0.0,
+            "train_epochs": 90, "train_batch_size": 4096,
+        },
+        "finetune": {
+            "optimizer": "sgd", "nesterov": True, "learning_rate": 0.05, "warmup_epochs": 0.0, "weight_decay": 0.0,
+            "train_epochs": 60, "train_batch_size": 4096,
+        },
+    }
+
+
+class Supervised(Method):
+    """Cross-entropy on a linear classifier; see the module's docstring.
+
+    Args:
+        backbone: the encoder.
+        config: its options.
+        num_classes: classes of the classifier.
+        global_bn: unused: this method adds no batch norm of its own.
+        projector: the pretrained projector whose first layers stay under the classifier.
+        projector_layers: how many of them: 0 none, -1 all.
+        frozen_groups: what stays as it is, in inference mode: -1 nothing, 0 the stem, k the stem and the first k groups;
+            ``FROZEN_ENCODER`` (4) freezes the backbone and the projector: linear evaluation.
+        zero_init: start the classifier at zero instead of N(0, 0.01).
+    """
+
+    Config = SupervisedConfig
+    needs_labels = True
+    num_views = 1
+    metric_names = ("loss", "train_top1", "prediction_entropy", "feature_std")
+
+    def __init__(
+        self,
+        backbone: ResNet,
+        config: SupervisedConfig | None = None,
+        *,
+        num_classes: int,
+        global_bn: bool = True,
+        projector: Projector | None = None,
+        projector_layers: int = 0,
+        frozen_groups: int = -1,
+        zero_init: bool = False,
+    ) -> None:
+        super().__init__(backbone)
+        self.config = config or SupervisedConfig()
+        self.projector = projector if projector_layers else None
+        self.projector_layers = projector_layers
+        self.frozen_groups = frozen_groups
+        weights = "zeros" if zero_init else keras.initializers.RandomNormal(stddev=0.01)
+        self.classifier = keras.layers.Dense(
+            num_classes, kernel_initializer=weights, dtype="float32", name="classifier"
+        )
+        if frozen_groups >= 0:
+            backbone.freeze(frozen_groups)
+            if frozen_groups == FROZEN_ENCODER and self.projector is not None:
+                self.projector.trainable = False
+
+    def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
+        """One view through backbone, kept projector layers and classifier; frozen parts run in inference mode."""
+        learns = training and self.frozen_groups < FROZEN_ENCODER
+        features = self.backbone(views[0], training=learns)  # [B, D]
+        if self.projector is not None:
+            features = self.projector.outputs(features, training=learns)[self.projector_layers]
+        return {"features": features, "logits": self.classifier(features)}
+
+    def classify(self, images: tf.Tensor) -> tf.Tensor:
+        """[B, H, W, 3] in [0, 1] to float32 logits [B, classes], in inference mode."""
+        return self((images,), training=False)["logits"]
+
+    def compute_losses(self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        """Softmax cross-entropy, its accuracy on the training views, and the entropy of the predictions in nats."""
+        logits, labels = outputs["logits"], batch["label"]
+        log_probabilities = tf.nn.log_softmax(logits)
+        hits = tf.equal(tf.argmax(logits, 1, output_type=labels.dtype), labels)
+        return {
+            "loss": losses.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing),
+            "train_top1": tf.reduce_mean(tf.cast(hits, tf.float32)),
+            "prediction_entropy": -tf.reduce_mean(
+                tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, 1)
+            ),
+            "feature_std": losses.feature_std(outputs["features"]),
+        }
