@@ -1,0 +1,103 @@
+"""What tells a healthy contrastive run from a collapsed or a trivial one; without gradients."""
+
+import tensorflow as tf
+
+from tfcontrast.losses.arguments import check_positive, float_tensor
+from tfcontrast.losses.masked import masked_log_sum_exp
+from tfcontrast.losses.unit_rows import unit_rows
+from tfcontrast.losses.view_pairs import view_pairs
+
+
+def contrastive_metrics(
+    z1: tf.Tensor,
+    z2: tf.Tensor,
+    *,
+    temperature: float = 0.1,
+    candidates: tuple[tf.Tensor, tf.Tensor] | None = None,
+    first_row: int | tf.Tensor = 0,
+) -> dict[str, tf.Tensor]:
+    """How well, and how surely, first views find their second views.
+
+    Accuracy and entropy look at the cross-view block only: each first view against the B second
+    views, p_i = softmax_j of cos(z1_i, z2_j) / t.
+
+        contrastive_accuracy      mean_i [ argmax_j p_ij = i ]
+        contrastive_entropy       mean_i -sum_j p_ij log p_ij
+        mutual_information_bound  log(2B - 1) - NT-Xent
+
+    At the start expect an accuracy near 1 / B and an entropy of at most log B. An accuracy of 1
+    within the first steps means that the task is trivial (a leak between views). The bound is
+    InfoNCE's: at most log(2B - 1) nats, whatever the truth, and 0 when all embeddings coincide;
+    negative values say that the encoder is worse than none.
+
+    Args:
+        z1: [b, d] projections of the first views.
+        z2: [b, d] projections of the second views, row for row of the same images.
+        temperature: t > 0.
+        candidates: on several replicas, (all z1, all z2) of the global batch, each [B, d]; None on
+            one replica.
+        first_row: on several replicas, the row of ``candidates`` where local row 0 stands.
+
+    Returns:
+        Scalars ``contrastive_accuracy`` in [0, 1], ``contrastive_entropy`` and
+        ``mutual_information_bound`` in nats, each the mean over the local images.
+
+    Raises:
+        ValueError: temperature not above 0, or shapes that do not fit together.
+
+    Example:
+        >>> metrics = contrastive_metrics(tf.eye(4), tf.eye(4), temperature=0.5)
+        >>> for name, value in metrics.items():
+        ...     print(name, round(float(value), 3))
+        contrastive_accuracy 1.0
+        contrastive_entropy 0.918
+        mutual_information_bound 1.351
+
+    Differs from the reference code: SimCLR adds 1e-8 inside the logarithm of the entropy.
+    """
+    check_positive(temperature, "temperature")
+    pairs = view_pairs(z1, z2, candidates, first_row)
+    logits = tf.stop_gradient(pairs.cosines) / temperature  # [2b, 2B]
+    local, count = tf.shape(logits)[0] // 2, tf.shape(logits)[1] // 2
+
+    cross = logits[:local, count:]  # [b, B], first views against all second views
+    found = tf.argmax(cross, axis=1, output_type=tf.int32)
+    own = tf.cast(first_row, tf.int32) + tf.range(local)
+    log_probs = tf.nn.log_softmax(cross, axis=1)
+    entropy = -tf.reduce_sum(tf.exp(log_probs) * log_probs, axis=1)
+
+    nt_xent = masked_log_sum_exp(logits, pairs.others) - pairs.positives / temperature
+    bound = tf.math.log(tf.cast(2 * count - 1, logits.dtype)) - nt_xent
+    return {
+        "contrastive_accuracy": tf.reduce_mean(tf.cast(found == own, logits.dtype)),
+        "contrastive_entropy": tf.reduce_mean(entropy),
+        "mutual_information_bound": tf.stop_gradient(tf.reduce_mean(bound)),
+    }
+
+
+def feature_std(features: tf.Tensor) -> tf.Tensor:
+    """The spread of unit vectors: mean over channels of the standard deviation over the batch.
+
+        mean_c std_i ( x_ic / ||x_i|| )
+
+    Directions spread evenly over the sphere give about 1 / sqrt(D); collapse to one point gives 0
+    (Chen, He: SimSiam, 2020, arXiv:2011.10566, figure 2). It does not see collapse to a few
+    dimensions.
+
+    Args:
+        features: [B, D], features or embeddings; the standard deviation divides by B.
+
+    Returns:
+        Scalar in [0, 1 / sqrt(D)], without gradient; exactly 0 for one row.
+
+    Raises:
+        ValueError: not a floating-point matrix.
+
+    Example:
+        >>> float(feature_std(tf.ones([4, 8])))
+        0.0
+        >>> round(float(feature_std(tf.constant([[1.0, 0.0], [-1.0, 0.0]]))), 4)
+        0.5
+    """
+    rows = tf.stop_gradient(unit_rows(float_tensor(features, "features", rank=2)))
+    return tf.reduce_mean(tf.math.reduce_std(rows, axis=0))
