@@ -1,0 +1,196 @@
+"""From options to objects: data, backbone, method, optimizer. Nothing below this package sees a config."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfcontrast import data as data_lib
+from tfcontrast import optim
+from tfcontrast.augment import ViewRecipe, view_recipes
+from tfcontrast.config import Config
+from tfcontrast.errors import UserError
+from tfcontrast.methods import METHODS, Method, Supervised
+from tfcontrast.models import ResNet
+
+# Mean and deviation by --input_normalization; CIFAR's are those of its training images, "half" maps [0, 1] to [-1, 1].
+_NORMALIZATIONS: dict[str, tuple[tuple[float, ...] | None, tuple[float, ...] | None]] = {
+    "none": (None, None),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
+    """The images of a run.
+
+    Attributes:
+        train: what is trained on.
+        held_out: training images kept back for the monitor; None without any.
+        whole_train: both together: the bank of the final evaluation.
+        evaluation: the evaluation split; None where the data set has none.
+        image_size: side of the views in pixels.
+    """
+
+    train: data_lib.Source
+    held_out: data_lib.Source | None
+    whole_train: data_lib.Source
+    evaluation: data_lib.Source | None
+    image_size: int
+
+
+def open_data(config: Config) -> RunData:
+    """Opens the run's splits.
+
+    Raises:
+        UserError: the data set, a split or its labels are not there, or it is smaller than the batch.
+    """
+    options = config.data
+    how = {
+        "data_dir": options.data_dir or None,
+        "download": options.download,
+        "seed": 0,
+        "max_bad_images": options.max_bad_images,
+    }
+    whole = data_lib.open_source(options.dataset, options.train_split, **how)
+    evaluation = data_lib.open_evaluation_source(options.dataset, options.eval_split, **how)
+    classifies = METHODS[config.run.method].needs_labels or config.run.train_mode != "pretrain"
+    if classifies and not whole.num_classes:
+        what = f"--method={config.run.method}" if config.run.train_mode == "pretrain" else f"--train_mode={config.run.train_mode}"
+        raise UserError(f"{what} needs labels, which --dataset={options.dataset} does not have")
+    train = whole
+    if config.evaluation.label_fraction < 1:
+        if config.run.train_mode == "pretrain" and config.run.method != "supervised":
+            raise UserError("--label_fraction is for linear_eval, finetune and --method=supervised")
+        train = data_lib.label_subset(train, config.evaluation.label_fraction, seed=config.run.seed)
+    held_out = None
+    if options.holdout_fraction and config.train.monitor_epochs and config.run.train_mode == "pretrain" and whole.num_classes:
+        train, held_out = data_lib.split_holdout(train, options.holdout_fraction, seed=config.run.seed)
+    if config.train.train_batch_size > train.num_examples:
+        raise UserError(
+            f"--train_batch_size={config.train.train_batch_size} is larger than the {train.num_examples} training images of "
+            f"{options.dataset}"
+        )
+    return RunData(train, held_out, whole, evaluation, options.image_size or _natural_size(whole))
+
+
+def _natural_size(source: data_lib.Source) -> int:
+    shape = source.image_shape
+    if shape is None or max(shape[:2]) > 96:
+        return 224
+    return max(32, *shape[:2])
+
+
+def make_recipes(config: Config, image_size: int) -> tuple[ViewRecipe, ...]:
+    """The views' recipes for the run's method."""
+    options = config.augment
+    classifies = config.run.train_mode != "pretrain"
+    area = None
+    if options.crop_area_min is not None or options.crop_area_max is not None:
+        area = (options.crop_area_min or 0.08, options.crop_area_max or 1.0)
+    return view_recipes(
+        options.augmentation,
+        image_size=image_size,
+        num_views=1 if classifies else METHODS[config.run.method].num_views,
+        color_jitter_strength=options.color_jitter_strength,
+        use_blur=options.use_blur,
+        crop_area=area,
+    )
+
+
+def build_backbone(config: Config, image_size: int) -> ResNet:
+    """The encoder that the options describe."""
+    options = config.model
+    mean, deviation = _NORMALIZATIONS[options.input_normalization]
+    policy = "mixed_bfloat16" if options.precision == "bfloat16" else "float32"
+    return ResNet(
+        depth=options.resnet_depth,
+        width_multiplier=options.width_multiplier,
+        stem=options.stem,
+        image_size=image_size,
+        sk_ratio=options.sk_ratio,
+        se_ratio=options.se_ratio,
+        shortcut=options.shortcut,
+        output_stride=options.output_stride,
+        zero_init_last_gamma=options.zero_init_last_gamma,
+        batch_norm_decay=options.batch_norm_decay,
+        global_bn=options.global_bn,
+        input_mean=mean,
+        input_std=deviation,
+        dtype=policy,
+        name="backbone",
+    )
+
+
+def build_method(config: Config, data: RunData) -> Method:
+    """The pretraining method, built and compiled; call it in the strategy's scope."""
+    keras.utils.set_random_seed(config.run.seed)
+    cls = METHODS[config.run.method]
+    classes = data.train.num_classes
+    if not cls.needs_labels and not config.train.lineareval_while_pretraining:
+        classes = 0
+    if cls is not Supervised and not config.train.lineareval_while_pretraining:
+        classes = 0
+    method = cls(
+        build_backbone(config, data.image_size), config.method, num_classes=classes, global_bn=config.model.global_bn
+    )
+    return compile_method(method, config, data)
+
+
+def compile_method(method: Method, config: Config, data: RunData) -> Method:
+    """Gives a method its optimizer and creates every variable."""
+    steps = data_lib.steps_per_epoch(data.train, config.train.train_batch_size)
+    method.compile(optimizer=make_run_optimizer(config, steps), jit_compile="auto")
+    method.prepare(data.image_size)
+    return method
+
+
+def total_steps(config: Config, steps_per_epoch: int) -> int:
+    """The run's length: ``train_steps`` when set, else whole epochs."""
+    return config.train.train_steps or config.train.train_epochs * steps_per_epoch
+
+
+def make_run_optimizer(config: Config, steps_per_epoch: int) -> Any:
+    """The optimizer and its schedule over the run's length."""
+    options = config.optim
+    decays = [float(word) for word in options.decay_epochs.split(",") if word.strip()]
+    peak = optim.scaled_learning_rate(
+        options.learning_rate, config.train.train_batch_size, options.learning_rate_scaling
+    )
+    schedule = optim.WarmupSchedule(
+        peak,
+        total_steps=total_steps(config, steps_per_epoch),
+        warmup_steps=round(options.warmup_epochs * steps_per_epoch),
+        decay=options.learning_rate_schedule,
+        final_fraction=options.final_learning_rate,
+        decay_steps=[max(1, round(epoch * steps_per_epoch)) for epoch in decays],
+        decay_rate=options.decay_rate,
+    )
+    return optim.make_optimizer(
+        options.optimizer,
+        learning_rate=schedule,
+        weight_decay=options.weight_decay,
+        momentum=options.momentum,
+        nesterov=options.nesterov,
+        lars_variant=options.lars_variant,
+        trust_coefficient=options.trust_coefficient,
+        clip_norm=options.clip_norm or None,
+        exclude_from_decay=() if options.decay_all else ("bias", "norm"),
+    )
+
+
+def check_batch(config: Config, strategy: tf.distribute.Strategy) -> None:
+    """Refuses a global batch that the replicas cannot share evenly.
+
+    Raises:
+        UserError: it does not divide.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if config.train.train_batch_size % replicas:
+        raise UserError(
+            f"--train_batch_size={config.train.train_batch_size} must be a multiple of the {replicas} replicas"
+        )

@@ -1,0 +1,225 @@
+"""Checkpoints that are there whole or not at all.
+
+A checkpoint is a folder ``step_00001234`` with TensorFlow's checkpoint files (``tf.train.load_checkpoint`` reads them) and a
+``manifest.json`` with sizes, hashes, the run's options and versions. It is written under another name, flushed to the disk and
+then renamed; a folder without that name never counts.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import platform
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tfcontrast
+from tfcontrast.errors import UserError
+
+_PREFIX = "variables"
+_MANIFEST = "manifest.json"
+_FORMAT = 1
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    return {
+        "tfcontrast": tfcontrast.__version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def write_checkpoint(
+    folder: pathlib.Path, arrays: Mapping[str, np.ndarray], *, step: int, config: Mapping[str, Any]
+) -> pathlib.Path:
+    """Writes one checkpoint below ``folder``, all of it or nothing.
+
+    Args:
+        folder: the run's ``checkpoints`` folder; made when absent.
+        arrays: the state by name.
+        step: the number of steps that were taken.
+        config: the run's options by flag name.
+
+    Returns:
+        The checkpoint's folder. An older one of the same step is replaced.
+
+    Raises:
+        OSError: the disk is full or read-only; what was there before is untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step_{step:08d}"
+    work = folder / f".{final.name}.{os.getpid()}.tmp"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        work.mkdir()
+        _write_files(work, arrays, step, config)
+        if final.exists():
+            shutil.rmtree(final)
+        work.rename(final)
+        _flush(folder)
+    except (OSError, tf.errors.OpError) as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise OSError(f"the checkpoint of step {step} could not be written to {folder}: {error}") from error
+    return final
+
+
+def _write_files(
+    work: pathlib.Path, arrays: Mapping[str, np.ndarray], step: int, config: Mapping[str, Any]
+) -> None:
+    names = sorted(arrays)
+    tf.raw_ops.SaveV2(
+        prefix=str(work / _PREFIX),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(arrays[name]) for name in names],
+    )
+    files = {}
+    for path in sorted(work.iterdir()):
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": _hash(path)}
+        _flush(path)
+    manifest = {
+        "format": _FORMAT, "step": step, "files": files, "config": dict(config), "versions": versions(),
+    }
+    path = work / _MANIFEST
+    path.write_text(json.dumps(manifest, indent=1))
+    _flush(path)
+    _flush(work)
+
+
+def _hash(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Makes a file's bytes, or a folder's entries, outlive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_manifest(checkpoint: pathlib.Path) -> dict[str, Any]:
+    """Reads and verifies a checkpoint's manifest: format, and every file's size and hash.
+
+    Raises:
+        UserError: the folder is no checkpoint, or it is damaged; says how.
+    """
+    try:
+        manifest = json.loads((checkpoint / _MANIFEST).read_text())
+        if manifest["format"] != _FORMAT:
+            raise UserError(f"{checkpoint} has format {manifest['format']}; this version reads {_FORMAT}")
+        for name, stated in manifest["files"].items():
+            path = checkpoint / name
+            if path.stat().st_size != stated["bytes"] or _hash(path) != stated["sha256"]:
+                raise UserError(f"{path} is damaged: its size or hash is not what the manifest says")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{checkpoint} is not a whole checkpoint ({type(error).__name__}: {error})") from error
+    return manifest
+
+
+def read_arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads every array of a checkpoint, by name; TensorFlow checks each one's checksum.
+
+    Raises:
+        UserError: the files cannot be read.
+    """
+    try:
+        reader = tf.train.load_checkpoint(str(checkpoint / _PREFIX))
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
+        raise UserError(f"{checkpoint} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def list_checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The finished checkpoints below ``folder``, oldest first."""
+    return sorted(path for path in folder.glob("step_" + "[0-9]" * 8) if path.is_dir())
+
+
+def latest_checkpoint(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, with its manifest; damaged newer ones are set aside and named in the log."""
+    for checkpoint in reversed(list_checkpoints(folder)):
+        try:
+            manifest = read_manifest(checkpoint)
+        except UserError as error:
+            aside = checkpoint.with_name(checkpoint.name + ".damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            checkpoint.rename(aside)
+            logging.getLogger(__name__).warning("%s; set aside as %s", error, aside.name)
+        else:
+            return checkpoint, manifest
+    return None
+
+
+def prune_checkpoints(folder: pathlib.Path, keep: int) -> None:
+    """Deletes all but the newest ``keep`` checkpoints, and what interrupted writes left behind."""
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    for leftover in folder.glob(".step_*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def find_checkpoint(path: str) -> tuple[pathlib.Path, dict[str, Any]]:
+    """Finds what ``--checkpoint`` names: one checkpoint, or the newest whole one of a run's folder.
+
+    Returns:
+        The checkpoint's folder and its manifest.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = pathlib.Path(path).expanduser()
+    if (folder / _MANIFEST).exists() or folder.name.startswith("step_"):
+        return folder, read_manifest(folder)
+    found = latest_checkpoint(folder / "checkpoints") if folder.is_dir() else None
+    if found is None:
+        kind = "holds no checkpoint" if folder.is_dir() else "does not exist"
+        raise UserError(f"--checkpoint: {path} {kind}; give a run's folder or one of its checkpoints/step_* folders")
+    return found
+
+
+def restore(
+    state: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray], *, source: str, allow_missing: str = ""
+) -> list[str]:
+    """Assigns the arrays to the variables of the same names.
+
+    Args:
+        state: the variables to fill.
+        arrays: what a checkpoint holds; more than ``state`` names is fine.
+        source: the checkpoint's name, for messages.
+        allow_missing: comma-separated prefixes of variables that may stay as they are.
+
+    Returns:
+        The names that were left as they are.
+
+    Raises:
+        UserError: a variable is missing, or has another shape; nothing has been assigned.
+    """
+    allowed = tuple(word.strip() for word in allow_missing.split(",") if word.strip())
+    missing = [name for name in state if name not in arrays]
+    refused = [name for name in missing if not name.startswith(allowed)] if allowed else missing
+    if refused:
+        raise UserError(
+            f"{source} lacks {len(refused)} of {len(state)} variables, the first is {refused[0]}: "
+            "it was made by another architecture, or name its prefix in --allow_missing"
+        )
+    for name, variable in state.items():
+        if name in arrays and tuple(arrays[name].shape) != tuple(variable.shape):
+            raise UserError(
+                f"{source} was made by another architecture: {name} has shape {tuple(arrays[name].shape)} there, "
+                f"{tuple(variable.shape)} here"
+            )
+    for name, variable in state.items():
+        if name in arrays:
+            variable.assign(arrays[name])
+    return missing

@@ -1,0 +1,142 @@
+"""The one training loop: ``Model.fit`` from whatever step the run's folder holds to the last."""
+
+import pathlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfcontrast import data as data_lib
+from tfcontrast.augment import ViewRecipe
+from tfcontrast.config import Config
+from tfcontrast.errors import UserError
+from tfcontrast.methods import Method
+from tfcontrast.train import build, checkpoints, state
+from tfcontrast.train.callbacks import Checkpoints, KnnMonitor, Rates
+from tfcontrast.train.console import say
+from tfcontrast.train.progress import Progress
+from tfcontrast.train.tensorboard import TensorBoard
+
+
+class _RestoredMetrics(keras.callbacks.Callback):
+    """Gives the running metrics of a broken-off epoch back, after ``fit`` has reset them."""
+
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        super().__init__()
+        self._arrays = arrays
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        names = {k: v for k, v in state.full_state(self.model).items() if k.startswith("metrics/")}
+        checkpoints.restore(names, self._arrays, source="the checkpoint")
+
+
+def train(method: Method, config: Config, data: build.RunData, folder: pathlib.Path) -> dict[str, Any]:
+    """Trains a method to its last step, from the newest whole checkpoint of its folder when there is one.
+
+    The resumed run repeats the uninterrupted one bit for bit: the data's order and every augmentation are functions of the
+    step, and weights, optimizers and running metrics are in the checkpoint.
+
+    Args:
+        method: built, compiled and prepared.
+        config: the run's options.
+        data: the run's images.
+        folder: the run's folder.
+
+    Returns:
+        ``steps``, ``epochs``, ``examples_per_second`` and the last epoch's metrics.
+
+    Raises:
+        UserError: the last checkpoint could not be written.
+    """
+    batch_size = config.train.train_batch_size
+    per_epoch = data_lib.steps_per_epoch(data.train, batch_size)
+    last = build.total_steps(config, per_epoch)
+    epochs = -(-last // per_epoch)
+    found = checkpoints.latest_checkpoint(folder / "checkpoints")
+    step, arrays = 0, {}
+    if found is not None:
+        arrays = checkpoints.read_arrays(found[0])
+        checkpoints.restore(state.full_state(method), arrays, source=str(found[0]))
+        step = int(found[1]["step"])
+        say(f"resumed from {found[0].name}: {step} of {last} steps are done")
+    rates = Rates(batch_size)
+    board = TensorBoard(folder, every=config.train.summary_steps)
+    progress = Progress(batch_size=batch_size, epochs=epochs, total_steps=last, first_step=step)
+    saver = Checkpoints(
+        folder / "checkpoints",
+        config.to_dict(),
+        every=config.train.checkpoint_steps or config.train.checkpoint_epochs * per_epoch,
+        keep=config.train.keep_checkpoint_max,
+        last_step=last,
+    )
+    callbacks = [rates, *_monitor(config, data, epochs), board, progress, saver]
+    recipes = build.make_recipes(config, data.image_size)
+    if step == 0:
+        board.write_views(next(iter(_dataset(config, data, recipes, 0)))["views"])
+    history: dict[str, Any] = {}
+    try:
+        for first, epoch, until, length in _segments(step, last, per_epoch):
+            broken_off = [_RestoredMetrics(arrays)] if first == step and first % per_epoch else []
+            fitted = method.fit(
+                _dataset(config, data, recipes, first),
+                initial_epoch=epoch,
+                epochs=until,
+                steps_per_epoch=length,
+                callbacks=[*broken_off, *callbacks],
+                verbose=0,
+            )
+            history = {name: float(values[-1]) for name, values in fitted.history.items()}
+    finally:
+        progress.close()
+        board.close()
+    if saver.failed:
+        raise UserError(f"the last checkpoint could not be written to {folder}; free the disk and run the same command again")
+    return {"steps": last, "epochs": epochs, "examples_per_second": rates.mean, "last_epoch": history}
+
+
+def _segments(step: int, last: int, per_epoch: int) -> list[tuple[int, int, int, int]]:
+    """Splits what is left into calls of ``fit``: (first step, first epoch, end epoch, steps an epoch).
+
+    A broken-off epoch and a last epoch that ``train_steps`` cuts short are calls of their own.
+    """
+    segments = []
+    if step % per_epoch and step < last:
+        end = min(last, (step // per_epoch + 1) * per_epoch)
+        segments.append((step, step // per_epoch, step // per_epoch + 1, end - step))
+        step = end
+    whole = last // per_epoch
+    if step < whole * per_epoch:
+        segments.append((step, step // per_epoch, whole, per_epoch))
+        step = whole * per_epoch
+    if step < last:
+        segments.append((step, whole, whole + 1, last - step))
+    return segments
+
+
+def _dataset(
+    config: Config, data: build.RunData, recipes: tuple[ViewRecipe, ...], step: int
+) -> tf.data.Dataset:
+    return data_lib.train_dataset(
+        data.train,
+        recipes,
+        batch_size=config.train.train_batch_size,
+        seed=config.run.seed,
+        start_step=step,
+    )
+
+
+def _monitor(config: Config, data: build.RunData, epochs: int) -> list[keras.callbacks.Callback]:
+    if data.held_out is None:
+        return []
+    return [
+        KnnMonitor(
+            data.train,
+            data.held_out,
+            every=config.train.monitor_epochs,
+            epochs=epochs,
+            image_size=data.image_size,
+            batch_size=config.evaluation.eval_batch_size,
+            k=config.evaluation.knn_k,
+            temperature=config.evaluation.knn_temperature,
+        )
+    ]
