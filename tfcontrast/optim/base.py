@@ -175,7 +175,7 @@ class SummedOptimizer(keras.optimizers.Optimizer):
         """The weight decay of this step for this variable, a scalar; 0 where it is excluded."""
         if not self.decays(variable):
             return tf.zeros([], variable.dtype)
-        decay = self.decay
+        decay: Any = self.decay
         return tf.cast(decay(self.iterations) if _is_schedule(decay) else decay, variable.dtype)
 
     def with_decay(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
@@ -189,7 +189,7 @@ class SummedOptimizer(keras.optimizers.Optimizer):
         config = super().get_config()
         for option in _REPLACED:
             config.pop(option, None)
-        decay = self.decay
+        decay: Any = self.decay
         if _is_schedule(decay):
             decay = keras.saving.serialize_keras_object(decay)
         return config | {

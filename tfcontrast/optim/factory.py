@@ -20,13 +20,14 @@ OPTIMIZERS = {
     "lamb": LAMB,
 }
 
+_MOMENTS = ("beta_1", "beta_2", "epsilon")
 _OWN_OPTIONS = {
-    "lars": ("momentum", "nesterov", "lars_variant", "classic_momentum", "trust_coefficient"),
+    "lars": ("momentum", "nesterov", "lars_variant", "trust_coefficient", "classic_momentum"),
     "sgd": ("momentum", "nesterov"),
-    "rmsprop": ("momentum", "rho", "epsilon"),
-    "adam": ("beta_1", "beta_2", "epsilon"),
-    "adamw": ("beta_1", "beta_2", "epsilon"),
-    "lamb": ("beta_1", "beta_2", "epsilon"),
+    "rmsprop": ("momentum", "rho", "epsilon", "centered"),
+    "adam": _MOMENTS,
+    "adamw": _MOMENTS,
+    "lamb": _MOMENTS,
 }
 
 
@@ -35,6 +36,10 @@ def make_optimizer(
     *,
     learning_rate: float | Schedule,
     weight_decay: float | Schedule = 0.0,
+    momentum: float | None = None,
+    nesterov: bool | None = None,
+    lars_variant: str | None = None,
+    trust_coefficient: float | None = None,
     exclude_from_decay: Sequence[str] | None = None,
     exclude_from_adaptation: Sequence[str] | None = None,
     freeze_steps: Mapping[str, int] | None = None,
@@ -51,6 +56,11 @@ def make_optimizer(
         learning_rate: a number or a schedule.
         weight_decay: a number or a schedule; coupled (L2) for sgd, lars, rmsprop and adam,
             decoupled for adamw and lamb.
+        momentum: of sgd, lars and rmsprop. This and the next three serve a common set of settings:
+            optimizers that do not have them ignore them, and None is the optimizer's default.
+        nesterov: of sgd and lars.
+        lars_variant: of lars, one of ``LARS_VARIANTS``.
+        trust_coefficient: of lars.
         exclude_from_decay: roles that are not decayed; None is the optimizer's own choice: biases
             and norms for lars (not its variant ``larc``) and lamb, nothing for the others.
         exclude_from_adaptation: the same for the layer-wise ratio of lars and lamb.
@@ -59,10 +69,8 @@ def make_optimizer(
         clip_tensor_norm: bound of the norm of each variable's gradient.
         model: a built model; sets its roles and builds the slots of its trainable variables.
         roles: roles of the model's variables, when they are not just ``variable_roles(model)``.
-        **own: of the optimizer: ``momentum``, ``nesterov`` (sgd, lars), ``lars_variant``,
-            ``classic_momentum``, ``trust_coefficient`` (lars), ``momentum``, ``rho``, ``epsilon``
-            (rmsprop), ``beta_1``, ``beta_2``, ``epsilon`` (adam, adamw, lamb). None stands for the
-            default.
+        **own: what only the named optimizer has: ``classic_momentum`` (lars); ``rho``, ``epsilon``,
+            ``centered`` (rmsprop); ``beta_1``, ``beta_2``, ``epsilon`` (adam, adamw, lamb).
 
     Returns:
         The optimizer.
@@ -72,8 +80,7 @@ def make_optimizer(
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}. Received: {name!r}")
-    given = {option: value for option, value in own.items() if value is not None}
-    foreign = sorted(set(given) - set(_OWN_OPTIONS[name]))
+    foreign = sorted(set(own) - set(_OWN_OPTIONS[name]))
     if foreign:
         raise ValueError(
             f"The optimizer {name} has the options {', '.join(_OWN_OPTIONS[name])}. "
@@ -81,9 +88,20 @@ def make_optimizer(
         )
     if exclude_from_adaptation is not None and name not in ("lars", "lamb"):
         raise ValueError(
-            "exclude_from_adaptation is an option of lars and lamb. Received it for the optimizer "
-            f"{name}"
+            "exclude_from_adaptation is an option of lars and lamb. "
+            f"Received it for the optimizer {name}"
         )
+    common = {
+        "momentum": momentum,
+        "nesterov": nesterov,
+        "lars_variant": lars_variant,
+        "trust_coefficient": trust_coefficient,
+    }
+    given = own | {
+        option: value
+        for option, value in common.items()
+        if value is not None and option in _OWN_OPTIONS[name]
+    }
     if "lars_variant" in given:
         given["variant"] = given.pop("lars_variant")
     if exclude_from_decay is not None:

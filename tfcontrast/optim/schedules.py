@@ -47,8 +47,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     - ``cosine``: ``peak (c + f (1 - c))`` with ``c = (1 + cos(pi p)) / 2``, ``p`` the part done,
       ``f`` ``final_fraction``;
-    - ``step``: ``peak * decay_rate`` to the power of the number of ``boundaries`` at or before the
-      step;
+    - ``step``: ``peak * decay_rate`` to the power of the number of ``decay_steps`` at or before
+      the step;
     - ``exponential``: ``peak * decay_rate ** ((step - warmup_steps) / decay_steps)``;
     - ``constant``: ``peak``.
 
@@ -59,9 +59,9 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         warmup_start: rate at step 0 when there is a warm-up.
         decay: one of ``DECAYS``.
         final_fraction: end value of ``cosine``, as a fraction of the peak.
-        boundaries: of ``step``: rising steps, counted from the start of the run.
-        decay_rate: of ``step`` and ``exponential``.
-        decay_steps: of ``exponential``.
+        decay_rate: of ``step`` and ``exponential``: the factor of each decay.
+        decay_steps: of ``step``: when to decay, rising, counted from the start of the run; of
+            ``exponential``: one number, the steps that a decay takes.
         hold_steps: the decay moves every so many steps only (an epoch's steps: MoCo, SimSiam; the
             staircase of ``exponential``). The last hold ends at ``total_steps``.
         decay_from_start: ``cosine`` counts from step 0 instead of the end of the warm-up, which
@@ -81,9 +81,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         warmup_start: float = 0.0,
         decay: str = "cosine",
         final_fraction: float = 0.0,
-        boundaries: Sequence[int] = (),
         decay_rate: float = 0.1,
-        decay_steps: int = 1,
+        decay_steps: Sequence[int] = (),
         hold_steps: int = 1,
         decay_from_start: bool = False,
         name: str = "warmup_schedule",
@@ -95,13 +94,17 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
                 "warmup_steps must be between 0 and total_steps. Received: "
                 f"warmup_steps={warmup_steps}, total_steps={total_steps}"
             )
-        if min(total_steps, decay_steps, hold_steps) < 1:
+        if min(total_steps, hold_steps, *decay_steps) < 1:
             raise ValueError(
-                "total_steps, decay_steps and hold_steps must be at least 1. Received: "
-                f"{total_steps}, {decay_steps}, {hold_steps}"
+                "total_steps, hold_steps and decay_steps must be at least 1. Received: "
+                f"{total_steps}, {hold_steps}, {list(decay_steps)}"
             )
-        if any(a >= b for a, b in itertools.pairwise(boundaries)):
-            raise ValueError(f"boundaries must rise. Received: {list(boundaries)}")
+        if any(a >= b for a, b in itertools.pairwise(decay_steps)):
+            raise ValueError(f"decay_steps must rise. Received: {list(decay_steps)}")
+        if decay == "exponential" and len(decay_steps) != 1:
+            raise ValueError(
+                f"decay_steps of exponential is one number. Received: {list(decay_steps)}"
+            )
         if decay_from_start and decay != "cosine":
             raise ValueError(f"decay_from_start is an option of cosine. Received: {decay!r}")
         super().__init__()
@@ -111,9 +114,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_start = warmup_start
         self.decay = decay
         self.final_fraction = final_fraction
-        self.boundaries = tuple(boundaries)
         self.decay_rate = decay_rate
-        self.decay_steps = decay_steps
+        self.decay_steps = tuple(decay_steps)
         self.hold_steps = hold_steps
         self.decay_from_start = decay_from_start
         self.name = name
@@ -142,11 +144,11 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
             return peak * (cosine + self.final_fraction * (1.0 - cosine))
         if self.decay == "step":
             passed = tf.reduce_sum(
-                tf.cast(step >= tf.constant(self.boundaries, tf.float32), tf.float32)
+                tf.cast(step >= tf.constant(self.decay_steps, tf.float32), tf.float32)
             )
             return peak * tf.pow(self.decay_rate, passed)
         if self.decay == "exponential":
-            return peak * tf.pow(self.decay_rate, after / self.decay_steps)
+            return peak * tf.pow(self.decay_rate, after / self.decay_steps[0])
         return peak
 
     def get_config(self) -> dict[str, Any]:
@@ -158,9 +160,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_start": self.warmup_start,
             "decay": self.decay,
             "final_fraction": self.final_fraction,
-            "boundaries": list(self.boundaries),
             "decay_rate": self.decay_rate,
-            "decay_steps": self.decay_steps,
+            "decay_steps": list(self.decay_steps),
             "hold_steps": self.hold_steps,
             "decay_from_start": self.decay_from_start,
             "name": self.name,
