@@ -1,0 +1,18 @@
+"""Sources of images, the order of training and the input pipeline."""
+
+from tfcontrast.data.index_stream import index_stream
+from tfcontrast.data.open_source import open_source, source_splits
+from tfcontrast.data.pipeline import eval_dataset, steps_per_epoch, train_dataset
+from tfcontrast.data.source import Source, split_holdout, stratified_split
+
+__all__ = [
+    "Source",
+    "eval_dataset",
+    "index_stream",
+    "open_source",
+    "source_splits",
+    "split_holdout",
+    "steps_per_epoch",
+    "stratified_split",
+    "train_dataset",
+]

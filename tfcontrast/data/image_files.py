@@ -1,0 +1,129 @@
+"""Reading image files: one decoder for every format, and the check of a whole folder."""
+
+import concurrent.futures
+import hashlib
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import PIL
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+_LOG = logging.getLogger(__name__)
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+MAX_PIXELS = 178_956_970  # above: a decompression bomb, by Pillow's own bound
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_ORIENTATION = 0x0112
+_REMEMBERED_FROM = 2000  # folders with fewer images are checked anew every time
+
+BadImage = tuple[int, str]
+
+
+def decode_image(path: str) -> np.ndarray[Any, Any]:
+    """Reads an image file as it is meant to be seen.
+
+    The EXIF orientation is applied, grey and palette and CMYK become RGB, transparency is
+    composited on white, 16 bits are scaled to 8, and of an animation the first frame is taken. The
+    content decides the format, not the name.
+
+    Args:
+        path: a JPEG, PNG, WebP, GIF or BMP file.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Raises:
+        OSError: the file cannot be read or is not such an image or is cut short; damaged files can
+            also raise what Pillow's decoders raise (SyntaxError, ValueError, EOFError, ...).
+        ValueError: more than `MAX_PIXELS` pixels.
+    """
+    with Image.open(path, formats=_FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}")
+        image.load()
+        seen: Image.Image = image
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            seen = ImageOps.exif_transpose(image)
+        return np.asarray(_to_rgb(seen))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip at 255
+        deep = np.clip(np.asarray(image).astype(np.float64), 0, 65535)
+        return Image.fromarray(np.round(deep / 257.0).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def find_bad_images(root: str, names: Sequence[str]) -> list[BadImage]:
+    """Decodes every file completely, in threads, and tells which cannot be used.
+
+    The result for a large folder is remembered in the user's cache folder under a hash of all
+    names, sizes and times of change, so that only the first run pays for it.
+
+    Args:
+        root: the folder.
+        names: paths below it.
+
+    Returns:
+        (place in `names`, reason) of the bad ones, in order.
+    """
+    memory = _memory_of(root, names) if len(names) >= _REMEMBERED_FROM else None
+    if memory is not None and memory.is_file():
+        try:
+            return [(int(place), str(reason)) for place, reason in json.loads(memory.read_text())]
+        except (OSError, ValueError, TypeError):
+            _LOG.warning("%s is damaged; checking the images again", memory)
+    if memory is not None:
+        _LOG.info("checking %d images in %s (once)", len(names), root)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        reasons = pool.map(_why_bad, (os.path.join(root, name) for name in names))
+        bad = [(place, reason) for place, reason in enumerate(reasons) if reason]
+    if memory is not None:
+        _remember(memory, bad)
+    return bad
+
+
+def _why_bad(path: str) -> str:
+    """The reason why a file is no usable image; empty when it is one."""
+    try:
+        if not os.path.getsize(path):
+            return "empty file"
+        decode_image(path)
+    except UnidentifiedImageError:
+        return "not an image of a known format"
+    except Exception as error:  # decoders of damaged files raise whatever they trip over
+        lines = str(error).splitlines()
+        return lines[0] if lines else type(error).__name__
+    return ""
+
+
+def _memory_of(root: str, names: Sequence[str]) -> pathlib.Path:
+    digest = hashlib.sha256(f"{PIL.__version__}\0{os.path.realpath(root)}".encode())
+    for name in names:
+        try:
+            state = os.stat(os.path.join(root, name))
+            digest.update(f"\0{name}\0{state.st_size}\0{state.st_mtime_ns}".encode())
+        except OSError:
+            digest.update(f"\0{name}\0unreadable".encode())
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(cache, "tfcontrast", "checked_images", f"{digest.hexdigest()}.json")
+
+
+def _remember(memory: pathlib.Path, bad: list[BadImage]) -> None:
+    """Writes the result whole or not at all; failing to do so costs time, not the run."""
+    part = memory.with_suffix(f".{os.getpid()}")
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(bad))
+        part.replace(memory)
+    except OSError as error:
+        _LOG.warning("the check of the images is not remembered: %s", error)
