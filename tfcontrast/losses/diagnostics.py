@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from tfcontrast import distribute
 from tfcontrast.losses.arguments import check_positive, float_tensor
 from tfcontrast.losses.masked import masked_log_sum_exp
 from tfcontrast.losses.unit_rows import unit_rows
@@ -66,12 +67,13 @@ def contrastive_metrics(
     log_probs = tf.nn.log_softmax(cross, axis=1)
     entropy = -tf.reduce_sum(tf.exp(log_probs) * log_probs, axis=1)
 
-    nt_xent = masked_log_sum_exp(logits, pairs.others) - pairs.positives / temperature
+    positives = tf.stop_gradient(pairs.positives)[:, None] / temperature
+    nt_xent = masked_log_sum_exp(logits - positives, pairs.others)  # [2b]
     bound = tf.math.log(tf.cast(2 * count - 1, logits.dtype)) - nt_xent
     return {
         "contrastive_accuracy": tf.reduce_mean(tf.cast(found == own, logits.dtype)),
         "contrastive_entropy": tf.reduce_mean(entropy),
-        "mutual_information_bound": tf.stop_gradient(tf.reduce_mean(bound)),
+        "mutual_information_bound": tf.reduce_mean(bound),
     }
 
 
@@ -85,7 +87,8 @@ def feature_std(features: tf.Tensor) -> tf.Tensor:
     dimensions.
 
     Args:
-        features: [B, D], features or embeddings; the standard deviation divides by B.
+        features: [B, D], features or embeddings; the standard deviation divides by B. Inside a step
+            on several replicas their rows count together.
 
     Returns:
         Scalar in [0, 1 / sqrt(D)], without gradient; exactly 0 for one row.
@@ -100,4 +103,7 @@ def feature_std(features: tf.Tensor) -> tf.Tensor:
         0.5
     """
     rows = tf.stop_gradient(unit_rows(float_tensor(features, "features", rank=2)))
-    return tf.reduce_mean(tf.math.reduce_std(rows, axis=0))
+    replicas = distribute.num_replicas()
+    mean = distribute.all_sum(tf.reduce_mean(rows, axis=0)) / replicas
+    variance = distribute.all_sum(tf.reduce_mean(tf.square(rows - mean), axis=0)) / replicas
+    return tf.reduce_mean(tf.sqrt(variance))

@@ -24,7 +24,7 @@ def nt_xent(
 
     For anchor i with positive p(i), cosine similarities s and the 2B views of the batch:
 
-        l_i = -s_ip / t + log sum_{k != i} exp(s_ik / t)
+        l_i = -s_ip / t + log sum_{k != i} exp(s_ik / t) = log sum_{k != i} exp((s_ik - s_ip) / t)
 
     The sum has 2B - 1 terms: the positive and, as negatives, both views of all other images. The
     loss is the mean of l_i over the anchors, in both directions. Vectors are L2-normalised here.
@@ -62,5 +62,6 @@ def nt_xent(
     """
     check_positive(temperature, "temperature")
     pairs = view_pairs(z1, z2, candidates, first_row)
-    log_total = masked_log_sum_exp(pairs.cosines / temperature, pairs.others)  # [2b]
-    return tf.reduce_mean(log_total - pairs.positives / temperature)
+    # With the positive inside the sum its own term is exactly 1, also at temperature 0.001.
+    excess = (pairs.cosines - pairs.positives[:, None]) / temperature  # [2b, 2B]
+    return tf.reduce_mean(masked_log_sum_exp(excess, pairs.others))
