@@ -20,7 +20,7 @@ def version() -> str:
 def tensorflow() -> list[str]:
     """The TensorFlow to require: TFCONTRAST_TENSORFLOW names another build, and empty means none.
 
-    An environment variable, because it reaches pip's isolated builds and what is installed does not.
+    An environment variable reaches pip's isolated builds; what is installed cannot be seen there.
     """
     build = os.environ.get("TFCONTRAST_TENSORFLOW", "tensorflow")
     if not build:
@@ -52,8 +52,8 @@ setup(
     packages=find_packages(include=["tfcontrast", "tfcontrast.*"]),
     install_requires=[
         *tensorflow(),
-        "keras>=3.12",  # earlier ones put other aggregations on optimizers' variables
-        "tensorflow-datasets>=4.9.10",  # the first for NumPy 2 and Python 3.13
+        "keras>=3.12",  # what TensorFlow 2.21 asks for
+        "tensorflow-datasets>=4.9.10",  # no earlier one is tested
         "importlib_resources",  # TFDS 4.9.10 imports it without requiring it
         "absl-py",
         "tensorboard",
