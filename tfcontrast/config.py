@@ -45,7 +45,9 @@ def check_options(config: Any) -> None:
         if value is None:
             continue
         if choices is not None and value not in choices:
-            raise UserError(f"--{field.name} must be one of {', '.join(choices)}. Received: {value!r}")
+            raise UserError(
+                f"--{field.name} must be one of {', '.join(choices)}. Received: {value!r}"
+            )
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{field.name} must be finite. Received: {value}")
         if low is not None and value < low:
@@ -70,13 +72,16 @@ class RunConfig:
         choices=("pretrain", "linear_eval", "finetune"),
     )
     model_dir: str = option(
-        "", "The run's folder; empty: runs/<dataset>_<method>[_<train_mode>]. The same settings resume."
+        "",
+        "The run's folder; empty: runs/<dataset>_<method>[_<train_mode>]. The same settings resume.",
     )
     checkpoint: str = option(
-        "", "Where linear_eval, finetune, eval and export find the weights: a run's folder or one checkpoint."
+        "",
+        "Where linear_eval, finetune, eval and export find the weights: a run's folder or one checkpoint.",
     )
     allow_missing: str = option(
-        "", "Comma-separated prefixes of variables that the checkpoint may lack, such as projector,probe."
+        "",
+        "Comma-separated prefixes of variables that the checkpoint may lack, such as projector,probe.",
     )
     seed: int = option(0, "Seed of the weights, the data order and every augmentation.", low=0)
     framework_logs: bool = option(False, "Show TensorFlow's own start-up messages.")
@@ -87,18 +92,34 @@ class DataConfig:
     """Where the images come from."""
 
     dataset: str = option(
-        "digits", "A TFDS name (cifar10, imagenet2012, ...), folder:PATH, or digits (1,797 real digits, embedded)."
+        "digits",
+        "A TFDS name (cifar10, imagenet2012, ...), folder:PATH, or digits (1,797 real digits, embedded).",
     )
     data_dir: str = option("", "Where TFDS keeps its prepared data; empty: TFDS's own default.")
-    download: bool = option(False, "Let TFDS download and prepare a data set that is not there yet.")
-    train_split: str = option("train", "Split to train on, in TFDS syntax (train[:90%]).")
-    eval_split: str = option("", "Split to evaluate on; empty: test, or validation where there is no test.")
-    holdout_fraction: float = option(
-        0.02, "Share of the training images kept out of training for the kNN monitor.", low=0, high=0.5
+    download: bool = option(
+        False, "Let TFDS download and prepare a data set that is not there yet."
     )
-    image_size: int = option(0, "Side of the views in pixels; 0: the data set's own up to 96, else 224.", low=0, high=4096)
+    train_split: str = option("train", "Split to train on, in TFDS syntax (train[:90%]).")
+    eval_split: str = option(
+        "", "Split to evaluate on; empty: test, or validation where there is no test."
+    )
+    holdout_fraction: float = option(
+        0.02,
+        "Share of the training images kept out of training for the kNN monitor.",
+        low=0,
+        high=0.5,
+    )
+    image_size: int = option(
+        0,
+        "Side of the views in pixels; 0: the data set's own up to 96, else 224.",
+        low=0,
+        high=4096,
+    )
     max_bad_images: float = option(
-        0.01, "Share of unreadable images that is skipped (and named) before the run stops.", low=0, high=1
+        0.01,
+        "Share of unreadable images that is skipped (and named) before the run stops.",
+        low=0,
+        high=1,
     )
 
 
@@ -106,11 +127,21 @@ class DataConfig:
 class AugmentConfig:
     """How an image becomes views."""
 
-    augmentation: str = option("simclr_v2", "The recipe of the views; see the list of recipes below.")
-    color_jitter_strength: float | None = option(None, "Multiplies the recipe's colour jitter.", low=0, high=4)
-    use_blur: bool | None = option(None, "Blur views with probability 0.5; unset: as the recipe says.")
-    crop_area_min: float | None = option(None, "Smallest share of the image's area in a crop.", low=0.001, high=1)
-    crop_area_max: float | None = option(None, "Largest share of the image's area in a crop.", low=0.001, high=1)
+    augmentation: str = option(
+        "simclr_v2", "The recipe of the views; see the list of recipes below."
+    )
+    color_jitter_strength: float | None = option(
+        None, "Multiplies the recipe's colour jitter.", low=0, high=4
+    )
+    use_blur: bool | None = option(
+        None, "Blur views with probability 0.5; unset: as the recipe says."
+    )
+    crop_area_min: float | None = option(
+        None, "Smallest share of the image's area in a crop.", low=0.001, high=1
+    )
+    crop_area_max: float | None = option(
+        None, "Largest share of the image's area in a crop.", low=0.001, high=1
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,53 +149,78 @@ class ModelConfig:
     """The encoder."""
 
     resnet_depth: int = option(50, "10, 18, 34, 50, 101, 152 or 200.", low=1)
-    width_multiplier: float = option(1.0, "Multiplies every width of the ResNet; may be a fraction.", low=0.01, high=16)
+    width_multiplier: float = option(
+        1.0, "Multiplies every width of the ResNet; may be a fraction.", low=0.01, high=16
+    )
     stem: str = option(
         "auto",
         "First layers: imagenet (7x7 stride 2, pool), cifar (3x3), cifar_stride2 (3x3 stride 2); auto: by image_size.",
         choices=("auto", "imagenet", "cifar", "cifar_stride2"),
     )
-    sk_ratio: float = option(0.0, "Selective kernels' ratio; 0: none (SimCLR v2: 0.0625).", low=0, high=1)
+    sk_ratio: float = option(
+        0.0, "Selective kernels' ratio; 0: none (SimCLR v2: 0.0625).", low=0, high=1
+    )
     se_ratio: float = option(0.0, "Squeeze-and-excitation ratio; 0: none.", low=0, high=1)
     shortcut: str = option(
         "torchvision",
         "Projection shortcuts: where shapes change (torchvision), or also in the first group (simclr).",
         choices=("torchvision", "simclr"),
     )
-    output_stride: int = option(32, "Stride of the last group, 32, 16 or 8 (dilated convolutions).", low=8, high=32)
+    output_stride: int = option(
+        32, "Stride of the last group, 32, 16 or 8 (dilated convolutions).", low=8, high=32
+    )
     zero_init_last_gamma: bool = option(True, "Start every residual branch at zero.")
     batch_norm_decay: float = option(0.9, "Decay of batch norm's moving statistics.", low=0, high=1)
     global_bn: bool = option(True, "Batch-norm statistics over all replicas.")
     input_normalization: str = option(
-        "none", "Mean and deviation that the encoder subtracts and divides by.",
+        "none",
+        "Mean and deviation that the encoder subtracts and divides by.",
         choices=("none", "imagenet", "cifar10", "cifar100", "half"),
     )
-    precision: str = option("float32", "float32 or bfloat16 compute; losses and state stay float32.", choices=("float32", "bfloat16"))
+    precision: str = option(
+        "float32",
+        "float32 or bfloat16 compute; losses and state stay float32.",
+        choices=("float32", "bfloat16"),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """How weights move."""
 
-    optimizer: str = option("lars", "The optimizer.", choices=("lars", "sgd", "rmsprop", "adam", "adamw", "lamb"))
+    optimizer: str = option(
+        "lars", "The optimizer.", choices=("lars", "sgd", "rmsprop", "adam", "adamw", "lamb")
+    )
     learning_rate: float = option(0.3, "Base learning rate, before learning_rate_scaling.", low=0)
     learning_rate_scaling: str = option(
-        "linear", "linear: x batch/256; sqrt: x sqrt(batch); none.", choices=("linear", "sqrt", "none")
+        "linear",
+        "linear: x batch/256; sqrt: x sqrt(batch); none.",
+        choices=("linear", "sqrt", "none"),
     )
     warmup_epochs: float = option(10.0, "Epochs of linear warm-up from 0.", low=0)
     learning_rate_schedule: str = option(
         "cosine", "What follows the warm-up.", choices=("cosine", "step", "exponential", "constant")
     )
-    final_learning_rate: float = option(0.0, "End of the cosine, as a share of the peak.", low=0, high=1)
-    decay_epochs: str = option("", "step: comma-separated epochs of each decay; exponential: epochs per decay.")
+    final_learning_rate: float = option(
+        0.0, "End of the cosine, as a share of the peak.", low=0, high=1
+    )
+    decay_epochs: str = option(
+        "", "step: comma-separated epochs of each decay; exponential: epochs per decay."
+    )
     decay_rate: float = option(0.1, "Factor of each decay.", low=0, high=1)
     weight_decay: float = option(1e-6, "Weight decay; biases and norms have none.", low=0)
     decay_all: bool = option(False, "Decay biases and norms too, as PyTorch's plain SGD does.")
     momentum: float = option(0.9, "Momentum of sgd, lars and rmsprop.", low=0, high=1)
     nesterov: bool = option(False, "Nesterov momentum for sgd and lars.")
-    lars_variant: str = option("simclr", "Which LARS; see tfcontrast/optim/lars.py.", choices=("simclr", "byol", "larc", "solo"))
+    lars_variant: str = option(
+        "simclr",
+        "Which LARS; see tfcontrast/optim/lars.py.",
+        choices=("simclr", "byol", "larc", "solo"),
+    )
     trust_coefficient: float = option(0.001, "LARS's trust coefficient.", low=0)
-    clip_norm: float = option(0.0, "Clips the summed gradient's global norm; 0: no clipping.", low=0)
+    clip_norm: float = option(
+        0.0, "Clips the summed gradient's global norm; 0: no clipping.", low=0
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,10 +231,16 @@ class TrainConfig:
     train_epochs: int = option(100, "Epochs of floor(images / batch) steps.", low=0)
     train_steps: int = option(0, "Steps; wins over train_epochs when set.", low=0)
     checkpoint_epochs: int = option(1, "Epochs between checkpoints.", low=1)
-    checkpoint_steps: int = option(0, "Steps between checkpoints; wins over checkpoint_epochs when set.", low=0)
+    checkpoint_steps: int = option(
+        0, "Steps between checkpoints; wins over checkpoint_epochs when set.", low=0
+    )
     keep_checkpoint_max: int = option(3, "Checkpoints kept.", low=1)
-    monitor_epochs: int = option(10, "Epochs between kNN monitors on the held-out images; 0: never.", low=0)
-    lineareval_while_pretraining: bool = option(True, "Train a linear probe beside, on stop-gradient features.")
+    monitor_epochs: int = option(
+        10, "Epochs between kNN monitors on the held-out images; 0: never.", low=0
+    )
+    lineareval_while_pretraining: bool = option(
+        True, "Train a linear probe beside, on stop-gradient features."
+    )
     summary_steps: int = option(0, "Steps between TensorBoard points; 0: once an epoch.", low=0)
 
 
@@ -190,13 +252,26 @@ class EvalConfig:
     knn_k: int = option(200, "Neighbours of the weighted kNN.", low=1)
     knn_temperature: float = option(0.1, "Temperature of the weighted kNN.", low=1e-4)
     eval_baselines: bool = option(True, "Measure raw pixels and the untrained network beside.")
-    linear_protocol: str = option("sgd", "linear_eval: SGD on augmented images, or L-BFGS on features.", choices=("sgd", "lbfgs"))
-    label_fraction: float = option(1.0, "Share of the training labels that linear_eval and finetune see.", low=0, high=1)
-    ft_proj_selector: int = option(0, "Projector layer that finetune keeps: 0 none, k the first k, -1 all.", low=-1)
-    fine_tune_after_block: int = option(
-        -1, "finetune trains only what follows this group: -1 everything, 0 after the stem, 4 the classifier.", low=-1, high=4
+    linear_protocol: str = option(
+        "sgd",
+        "linear_eval: SGD on augmented images, or L-BFGS on features.",
+        choices=("sgd", "lbfgs"),
     )
-    zero_init_logits_layer: bool = option(True, "Start linear_eval's and finetune's classifier at zero.")
+    label_fraction: float = option(
+        1.0, "Share of the training labels that linear_eval and finetune see.", low=0, high=1
+    )
+    ft_proj_selector: int = option(
+        0, "Projector layer that finetune keeps: 0 none, k the first k, -1 all.", low=-1
+    )
+    fine_tune_after_block: int = option(
+        -1,
+        "finetune trains only what follows this group: -1 everything, 0 after the stem, 4 the classifier.",
+        low=-1,
+        high=4,
+    )
+    zero_init_logits_layer: bool = option(
+        True, "Start linear_eval's and finetune's classifier at zero."
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,10 +279,13 @@ class StrategyConfig:
     """On which devices."""
 
     strategy: str = option(
-        "auto", "auto, none, mirrored, multi_worker (TF_CONFIG) or tpu.",
+        "auto",
+        "auto, none, mirrored, multi_worker (TF_CONFIG) or tpu.",
         choices=("auto", "none", "mirrored", "multi_worker", "tpu"),
     )
-    num_replicas: int = option(0, "Replicas of mirrored; 0: every GPU. Without GPUs the CPU is split.", low=0, high=1024)
+    num_replicas: int = option(
+        0, "Replicas of mirrored; 0: every GPU. Without GPUs the CPU is split.", low=0, high=1024
+    )
     tpu_name: str = option("", "Name or address of the TPU; empty: this machine's.")
 
 
@@ -260,9 +338,13 @@ class Config:
             check_options(getattr(self, name))
         low, high = self.augment.crop_area_min, self.augment.crop_area_max
         if low is not None and low > (high or 1.0):
-            raise UserError(f"--crop_area_min must not exceed --crop_area_max. Received: {low} and {high or 1.0}")
+            raise UserError(
+                f"--crop_area_min must not exceed --crop_area_max. Received: {low} and {high or 1.0}"
+            )
         if self.model.output_stride not in (8, 16, 32):
-            raise UserError(f"--output_stride must be 32, 16 or 8. Received: {self.model.output_stride}")
+            raise UserError(
+                f"--output_stride must be 32, 16 or 8. Received: {self.model.output_stride}"
+            )
         self._validate_decay_epochs()
 
     def _validate_decay_epochs(self) -> None:
@@ -273,9 +355,20 @@ class Config:
             epochs = [float(word) for word in text.split(",")]
         except ValueError:
             epochs = []
-        if not epochs or min(epochs) <= 0 or epochs != sorted(epochs) or (schedule == "exponential" and len(epochs) > 1):
-            wanted = "one positive number" if schedule == "exponential" else "rising epochs such as 60,75,90"
-            raise UserError(f"--decay_epochs must be {wanted} with --learning_rate_schedule={schedule}. Received: {text!r}")
+        if (
+            not epochs
+            or min(epochs) <= 0
+            or epochs != sorted(epochs)
+            or (schedule == "exponential" and len(epochs) > 1)
+        ):
+            wanted = (
+                "one positive number"
+                if schedule == "exponential"
+                else "rising epochs such as 60,75,90"
+            )
+            raise UserError(
+                f"--decay_epochs must be {wanted} with --learning_rate_schedule={schedule}. Received: {text!r}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """All options by flag name, flat; JSON holds every value exactly."""

@@ -48,7 +48,9 @@ def _mirrored(num_gpus: int, num_replicas: int) -> tf.distribute.Strategy:
     if num_gpus:
         wanted = num_replicas or num_gpus
         if wanted > num_gpus:
-            raise UserError(f"--num_replicas={wanted} needs as many GPUs; this machine has {num_gpus}")
+            raise UserError(
+                f"--num_replicas={wanted} needs as many GPUs; this machine has {num_gpus}"
+            )
         return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(wanted)])
     wanted = num_replicas or 1
     if wanted > len(tf.config.list_logical_devices("CPU") if _is_initialized() else ()):
@@ -94,16 +96,16 @@ def _tpu(tpu_name: str) -> tf.distribute.Strategy:
 
 
 def num_replicas() -> int:
-    """Replicas that train together: of the replica context inside a step, of the strategy's scope outside."""
+    """Replicas that take this step together; 1 outside of a step."""
     context = tf.distribute.get_replica_context()
-    if context is None:
-        return int(tf.distribute.get_strategy().num_replicas_in_sync)
-    return int(context.num_replicas_in_sync)
+    return 1 if context is None else int(context.num_replicas_in_sync)
 
 
 def replica_id() -> tf.Tensor:
-    """This replica's number, an int32 scalar; 0 on one replica."""
+    """This replica's number, an int32 scalar; 0 on one replica and outside of a step."""
     context = tf.distribute.get_replica_context()
+    if context is None:
+        return tf.constant(0)
     return tf.cast(context.replica_id_in_sync_group, tf.int32)
 
 
@@ -130,10 +132,8 @@ def gather(rows: tf.Tensor) -> tf.Tensor:
     if count == 1:
         return rows
     place = tf.one_hot(replica_id(), count, dtype=rows.dtype)
-    blocks = tf.reshape(place, [count] + [1] * rows.shape.rank) * rows[None]
-    return tf.reshape(all_sum(blocks), tf.concat([[-1], tf.shape(rows)[1:]], 0)) if (
-        None in rows.shape
-    ) else tf.reshape(all_sum(blocks), [count * rows.shape[0], *rows.shape[1:]])
+    blocks = all_sum(tf.reshape(place, [count] + [1] * rows.shape.rank) * rows[None])
+    return tf.concat(tf.unstack(blocks), 0)
 
 
 def first_row(rows: tf.Tensor) -> tf.Tensor:

@@ -9,15 +9,16 @@ import dataclasses
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 from tfcontrast.augment import RECIPES
-from tfcontrast.config import DIGITS_DEFAULTS, GROUPS, Config
+from tfcontrast.config import DIGITS_DEFAULTS, GROUPS, Config, ModelConfig
 from tfcontrast.errors import UserError
 from tfcontrast.methods import METHODS
+from tfcontrast.train.checkpoints import find_checkpoint
 
 _TITLES = {
     "run": "What to do",
@@ -29,9 +30,20 @@ _TITLES = {
     "evaluation": "Evaluation",
     "strategy": "Devices",
 }
-# What a run that starts from a checkpoint takes over from it.
-_INHERITED_GROUPS = ("data", "model")
-_NOT_INHERITED = ("train_split", "download", "holdout_fraction")
+# What a run that starts from a checkpoint takes over from it; the encoder's options cannot be overridden.
+_ENCODER = frozenset(field.name for field in dataclasses.fields(ModelConfig)) - {
+    "precision",
+    "global_bn",
+}
+_INHERITED = _ENCODER | {
+    "precision",
+    "global_bn",
+    "dataset",
+    "data_dir",
+    "image_size",
+    "eval_split",
+    "max_bad_images",
+}
 
 
 def _kind(field: dataclasses.Field[Any]) -> type:
@@ -62,11 +74,13 @@ def define(flag_values: flags.FlagValues) -> None:
 def _define_one(field: dataclasses.Field[Any], default: Any, flag_values: flags.FlagValues) -> None:
     kind, text = _kind(field), field.metadata["help"]
     if field.name == "method":
-        flags.DEFINE_enum(field.name, default, sorted(METHODS), text, flag_values)
+        flags.DEFINE_enum(field.name, default, sorted(METHODS), text, flag_values=flag_values)
     elif field.name == "augmentation":
-        flags.DEFINE_enum(field.name, default, sorted(RECIPES), text, flag_values)
+        flags.DEFINE_enum(field.name, default, sorted(RECIPES), text, flag_values=flag_values)
     elif field.metadata["choices"]:
-        flags.DEFINE_enum(field.name, default, field.metadata["choices"], text, flag_values)
+        flags.DEFINE_enum(
+            field.name, default, field.metadata["choices"], text, flag_values=flag_values
+        )
     else:
         defines = {
             bool: flags.DEFINE_bool,
@@ -74,7 +88,57 @@ def _define_one(field: dataclasses.Field[Any], default: Any, flag_values: flags.
             float: flags.DEFINE_float,
             str: flags.DEFINE_string,
         }
-        defines[kind](field.name, default, text, flag_values)
+        defines[kind](field.name, default, text, flag_values=flag_values)
+
+
+def parse(argv: Sequence[str]) -> Config | None:
+    """Parses a command line.
+
+    Args:
+        argv: the program's name and its flags.
+
+    Returns:
+        The run's config, or None when help was asked for.
+
+    Raises:
+        UserError: an unknown flag, a stray word, a missing flagfile, or a value that is not accepted.
+    """
+    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
+        return None
+    flag_values = flags.FlagValues()
+    define(flag_values)
+    try:
+        stray = flag_values(list(argv))[1:]
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if stray:
+        raise UserError(f"{stray[0]!r} is not a flag; options look like --train_mode=finetune")
+    return to_config(flag_values, _source_options(flag_values))
+
+
+def _source_options(flag_values: flags.FlagValues) -> dict[str, Any]:
+    """The options of the checkpoint that the run starts from; empty for one that starts from nothing."""
+    train_mode, mode, checkpoint = (
+        flag_values[name].value for name in ("train_mode", "mode", "checkpoint")
+    )
+    if mode in ("eval", "export"):
+        source = checkpoint or flag_values["model_dir"].value
+        if not source:
+            raise UserError(
+                f"--mode={mode} needs --checkpoint or --model_dir, the folder of a trained run"
+            )
+        return {**find_checkpoint(source)[1]["config"], "mode": mode}
+    if train_mode == "pretrain":
+        if checkpoint:
+            raise UserError(
+                "--checkpoint is for linear_eval, finetune, eval and export; --model_dir resumes pretraining"
+            )
+        return {}
+    if not checkpoint:
+        raise UserError(
+            f"--train_mode={train_mode} needs --checkpoint, the folder of a pretrained run"
+        )
+    return dict(find_checkpoint(checkpoint)[1]["config"])
 
 
 def to_config(flag_values: flags.FlagValues, inherited: Mapping[str, Any] | None = None) -> Config:
@@ -90,23 +154,36 @@ def to_config(flag_values: flags.FlagValues, inherited: Mapping[str, Any] | None
     given = {name: flag_values[name].value for name in flag_values if flag_values[name].present}
     inherited = dict(inherited or {})
     method = given.get("method", inherited.get("method", flag_values["method"].value))
-    train_mode = flag_values["train_mode"].value
+    measures = flag_values["mode"].value in ("eval", "export")
+    train_mode = (
+        given.get("train_mode", inherited.get("train_mode") if measures else None) or "pretrain"
+    )
     method_class = METHODS[method]
     own = {field.name for field in dataclasses.fields(method_class.Config)}
     for name, by_method in _method_fields().items():
         if name in given and name not in own:
-            raise UserError(f"--{name} is not an option of --method={method}; it belongs to {', '.join(by_method)}")
+            raise UserError(
+                f"--{name} is not an option of --method={method}; it belongs to {', '.join(by_method)}"
+            )
     taken = _taken_over(inherited, own)
     for name in sorted(taken.keys() & given.keys()):
-        if name not in ("dataset", "data_dir", "eval_split", "max_bad_images") and given[name] != taken[name]:
-            raise UserError(f"--{name}={given[name]} contradicts the checkpoint, which was made with {taken[name]}")
+        fixed = name in own or name in _ENCODER
+        if fixed and given[name] != taken[name]:
+            raise UserError(
+                f"--{name}={given[name]} contradicts the checkpoint, which was made with {taken[name]}"
+            )
     dataset = given.get("dataset", taken.get("dataset", flag_values["dataset"].value))
     defaults = {
         **method_class.Config.DEFAULTS[train_mode],
         **(DIGITS_DEFAULTS[train_mode] if dataset == "digits" else {}),
-        **taken,
+        **(inherited if measures else taken),
+        **{
+            name: flag_values[name].value
+            for name in ("mode", "model_dir", "checkpoint", "allow_missing")
+        },
         **given,
         "method": method,
+        "train_mode": train_mode,
     }
     parts = {group: _fill(cls, defaults) for group, cls in GROUPS.items()}
     config = Config(**parts, method=_fill(method_class.Config, defaults))
@@ -115,10 +192,7 @@ def to_config(flag_values: flags.FlagValues, inherited: Mapping[str, Any] | None
 
 
 def _taken_over(inherited: Mapping[str, Any], own: set[str]) -> dict[str, Any]:
-    names = {field.name for group in _INHERITED_GROUPS for field in dataclasses.fields(GROUPS[group])}
-    return {
-        name: value for name, value in inherited.items() if name in (names | own) and name not in _NOT_INHERITED
-    }
+    return {name: value for name, value in inherited.items() if name in _INHERITED or name in own}
 
 
 def _fill(cls: type, values: Mapping[str, Any]) -> Any:
@@ -148,16 +222,24 @@ def help_text() -> str:
         lines += ["", f"{_TITLES[group]}:"]
         for field in dataclasses.fields(cls):
             lines += _help_lines(field, _words(field.default), _defaults_by_method(field.name))
-    lines += ["", "Options of the methods (an option that the chosen method does not have is refused):"]
+    lines += [
+        "",
+        "Options of the methods (an option that the chosen method does not have is refused):",
+    ]
     for by_method in _method_fields().values():
-        by_default = " · ".join(f"{method} {_words(field.default)}" for method, field in by_method.items())
+        by_default = " · ".join(
+            f"{method} {_words(field.default)}" for method, field in by_method.items()
+        )
         lines += _help_lines(next(iter(by_method.values())), by_default, "")
     return "\n".join(lines)
 
 
 def _help_lines(field: dataclasses.Field[Any], default: str, by_method: str) -> list[str]:
     text = f"{field.metadata['help']} Default: {default}{by_method}."
-    return [f"  --{field.name}", *textwrap.wrap(text, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+    return [
+        f"  --{field.name}",
+        *textwrap.wrap(text, 92, initial_indent=" " * 6, subsequent_indent=" " * 6),
+    ]
 
 
 def _defaults_by_method(name: str) -> str:

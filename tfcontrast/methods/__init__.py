@@ -1,7 +1,7 @@
 """The methods: one file each, and the table that ``--method`` chooses from."""
 
 from tfcontrast.methods.base import Method
-from tfcontrast.methods.projection import ProjectionConfig
+from tfcontrast.methods.projection import ProjectionConfig, make_projector
 from tfcontrast.methods.simclr import SimCLR, SimCLRConfig
 from tfcontrast.methods.supcon import SupCon, SupConConfig
 from tfcontrast.methods.supervised import Supervised, SupervisedConfig
@@ -22,4 +22,5 @@ __all__ = [
     "SupConConfig",
     "Supervised",
     "SupervisedConfig",
+    "make_projector",
 ]

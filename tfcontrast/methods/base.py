@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfcontrast import distribute
+from tfcontrast.optim import SummedOptimizer, variable_roles
 
 
 class Method(keras.Model, abc.ABC):
@@ -38,7 +39,9 @@ class Method(keras.Model, abc.ABC):
     ) -> None:
         super().__init__(name=type(self).__name__.lower())
         self.backbone = backbone
-        self.probe = keras.layers.Dense(num_classes, dtype="float32", name="probe") if num_classes else None
+        self.probe = (
+            keras.layers.Dense(num_classes, dtype="float32", name="probe") if num_classes else None
+        )
         self.probe_optimizer = keras.optimizers.Adam(probe_learning_rate) if num_classes else None
         names = (*self.metric_names, *(("probe_loss", "probe_top1") if num_classes else ()))
         self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
@@ -56,11 +59,18 @@ class Method(keras.Model, abc.ABC):
         """
 
     @abc.abstractmethod
-    def compute_losses(self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    def compute_losses(
+        self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]
+    ) -> dict[str, tf.Tensor]:
         """Computes this replica's scalars, keyed as ``metric_names``; their mean over replicas is the global batch's."""
 
-    def after_update(self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]) -> None:  # noqa: B027
+    def after_update(self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]) -> None:
         """Moves EMA copies, queues and centers after the optimizer's update; most methods have none."""
+        del outputs, batch
+
+    def build(self, input_shape: Any = None) -> None:
+        """Nothing of its own: the parts are built by the first call, in :meth:`prepare`."""
+        self.built = True
 
     def embed(self, images: tf.Tensor) -> tf.Tensor:
         """The features that evaluators use: [B, H, W, 3] in [0, 1] to float32 [B, D], in inference mode."""
@@ -81,6 +91,8 @@ class Method(keras.Model, abc.ABC):
         """Creates every variable, those of the optimizers included; call it in the strategy's scope after ``compile``."""
         views = (tf.zeros([2, image_size, image_size, 3]),) * self.num_views
         outputs = self(views, training=False)
+        if isinstance(self.optimizer, SummedOptimizer):
+            self.optimizer.set_roles(variable_roles(self))
         self.optimizer.build(self.encoder_variables)
         if self.probe is not None:
             self.probe(outputs["features"])
@@ -96,7 +108,10 @@ class Method(keras.Model, abc.ABC):
         variables = self.encoder_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         if self.probe is not None:
-            losses = {**losses, **self._train_probe(tf.stop_gradient(outputs["features"]), batch["label"])}
+            losses = {
+                **losses,
+                **self._train_probe(tf.stop_gradient(outputs["features"]), batch["label"]),
+            }
         self.after_update(outputs, batch)
         for name, tracker in self._trackers.items():
             tracker.update_state(losses[name])
@@ -110,7 +125,9 @@ class Method(keras.Model, abc.ABC):
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
             share = loss / distribute.num_replicas()
         variables = self.probe.trainable_variables
-        self.probe_optimizer.apply_gradients(zip(tape.gradient(share, variables), variables, strict=True))
+        self.probe_optimizer.apply_gradients(
+            zip(tape.gradient(share, variables), variables, strict=True)
+        )
         hits = tf.equal(tf.argmax(logits, 1, output_type=labels.dtype), labels)
         return {"probe_loss": loss, "probe_top1": tf.reduce_mean(tf.cast(hits, tf.float32))}
 

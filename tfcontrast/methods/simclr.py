@@ -31,22 +31,36 @@ class SimCLRConfig(ProjectionConfig):
         "The loss of Table 2: nt_xent, nt_logistic or margin_triplet.",
         choices=("nt_xent", "nt_logistic", "margin_triplet"),
     )
-    negative_mining: str = option("none", "nt_logistic, margin_triplet: which negatives.", choices=("none", "semi_hard"))
+    negative_mining: str = option(
+        "none", "nt_logistic, margin_triplet: which negatives.", choices=("none", "semi_hard")
+    )
     margin: float = option(0.5, "margin_triplet, and semi-hard mining: the margin.", low=0)
-    loss_scale: float = option(1.0, "Multiplies the loss; 2: the released code's sum of both directions.", low=0)
+    loss_scale: float = option(
+        1.0, "Multiplies the loss; 2: the released code's sum of both directions.", low=0
+    )
 
     # Section 2 and Appendix B.6: LARS 0.3 x B/256, weight decay 1e-6, batch 4096, 10 epochs of warm-up, cosine.
     DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "pretrain": {},
         # Appendix B.6: Nesterov 0.1 x B/256, 90 epochs, batch 4096, no warm-up, no decay.
         "linear_eval": {
-            "optimizer": "sgd", "nesterov": True, "learning_rate": 0.1, "warmup_epochs": 0.0, "weight_decay": 0.0,
-            "train_epochs": 90, "train_batch_size": 4096,
+            "optimizer": "sgd",
+            "nesterov": True,
+            "learning_rate": 0.1,
+            "warmup_epochs": 0.0,
+            "weight_decay": 0.0,
+            "train_epochs": 90,
+            "train_batch_size": 4096,
         },
         # Appendix B.5: Nesterov 0.05 x B/256, no warm-up.
         "finetune": {
-            "optimizer": "sgd", "nesterov": True, "learning_rate": 0.05, "warmup_epochs": 0.0, "weight_decay": 0.0,
-            "train_epochs": 60, "train_batch_size": 4096,
+            "optimizer": "sgd",
+            "nesterov": True,
+            "learning_rate": 0.05,
+            "warmup_epochs": 0.0,
+            "weight_decay": 0.0,
+            "train_epochs": 60,
+            "train_batch_size": 4096,
         },
     }
 
@@ -56,7 +70,11 @@ class SimCLR(Method):
 
     Config = SimCLRConfig
     metric_names = (
-        "loss", "contrastive_accuracy", "contrastive_entropy", "mutual_information_bound", "feature_std",
+        "loss",
+        "contrastive_accuracy",
+        "contrastive_entropy",
+        "mutual_information_bound",
+        "feature_std",
     )
 
     def __init__(
@@ -75,7 +93,9 @@ class SimCLR(Method):
         """Two views [B, H, W, 3] to features [2B, D] and embeddings [2B, d]."""
         return encode_views(self.backbone, self.projector, views, training)
 
-    def compute_losses(self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    def compute_losses(
+        self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]
+    ) -> dict[str, tf.Tensor]:
         """Local anchors against the embeddings of every replica."""
         z1, z2 = tf.split(outputs["embeddings"], 2)  # [B, d] each
         both = distribute.gather(tf.stack([z1, z2], 1))
@@ -92,6 +112,13 @@ class SimCLR(Method):
             return losses.nt_xent(z1, z2, temperature=config.temperature, **where)
         if config.contrastive_loss == "nt_logistic":
             return losses.nt_logistic(
-                z1, z2, temperature=config.temperature, mining=config.negative_mining, margin=config.margin, **where
+                z1,
+                z2,
+                temperature=config.temperature,
+                mining=config.negative_mining,
+                margin=config.margin,
+                **where,
             )
-        return losses.margin_triplet(z1, z2, margin=config.margin, mining=config.negative_mining, **where)
+        return losses.margin_triplet(
+            z1, z2, margin=config.margin, mining=config.negative_mining, **where
+        )

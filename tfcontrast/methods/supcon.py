@@ -27,29 +27,54 @@ class SupConConfig(ProjectionConfig):
     num_proj_layers: int = option(2, "Layers of the nonlinear projector.", low=1, high=16)
     proj_batch_norm: bool = option(False, "Batch norm after the projector's layers.")
     temperature: float = option(0.1, "Temperature of the contrastive loss.", low=1e-4)
-    supcon_variant: str = option("out", "Sum over positives outside (Eq. 2) or inside (Eq. 3) the log.", choices=("out", "in"))
+    supcon_variant: str = option(
+        "out",
+        "Sum over positives outside (Eq. 2) or inside (Eq. 3) the log.",
+        choices=("out", "in"),
+    )
     denominator: str = option(
-        "all", "Candidates in the denominator: all, one_positive or only_negatives.",
+        "all",
+        "Candidates in the denominator: all, one_positive or only_negatives.",
         choices=("all", "one_positive", "only_negatives"),
     )
-    positives_cap: int = option(-1, "Most positives besides the anchor's own views; -1: no cap.", low=-1)
+    positives_cap: int = option(
+        -1, "Most positives besides the anchor's own views; -1: no cap.", low=-1
+    )
     loss_temperature_scale: str = option(
-        "none", "Factor of the loss: none, temperature, or base (temperature / 0.07).", choices=("none", "temperature", "base")
+        "none",
+        "Factor of the loss: none, temperature, or base (temperature / 0.07).",
+        choices=("none", "temperature", "base"),
     )
 
     # Section 4 and the released ImageNet recipe: LARS 0.4 x B/256, batch 6144, 350 epochs, temperature 0.1.
     DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "pretrain": {
-            "learning_rate": 0.4, "train_batch_size": 6144, "train_epochs": 350, "warmup_epochs": 12.0, "weight_decay": 1e-4,
+            "learning_rate": 0.4,
+            "train_batch_size": 6144,
+            "train_epochs": 350,
+            "warmup_epochs": 12.0,
+            "weight_decay": 1e-4,
         },
         # The released stage 2: RMSProp 0.05 x B/256, decayed by 0.97 every half epoch, 90 epochs.
         "linear_eval": {
-            "optimizer": "rmsprop", "learning_rate": 0.05, "learning_rate_schedule": "exponential", "decay_epochs": "0.5",
-            "decay_rate": 0.97, "warmup_epochs": 0.0, "weight_decay": 1e-6, "train_epochs": 90, "train_batch_size": 6144,
+            "optimizer": "rmsprop",
+            "learning_rate": 0.05,
+            "learning_rate_schedule": "exponential",
+            "decay_epochs": "0.5",
+            "decay_rate": 0.97,
+            "warmup_epochs": 0.0,
+            "weight_decay": 1e-6,
+            "train_epochs": 90,
+            "train_batch_size": 6144,
         },
         "finetune": {
-            "optimizer": "sgd", "nesterov": True, "learning_rate": 0.05, "warmup_epochs": 0.0, "weight_decay": 0.0,
-            "train_epochs": 60, "train_batch_size": 4096,
+            "optimizer": "sgd",
+            "nesterov": True,
+            "learning_rate": 0.05,
+            "warmup_epochs": 0.0,
+            "weight_decay": 0.0,
+            "train_epochs": 60,
+            "train_batch_size": 4096,
         },
     }
 
@@ -60,7 +85,11 @@ class SupCon(Method):
     Config = SupConConfig
     needs_labels = True
     metric_names = (
-        "loss", "contrastive_accuracy", "contrastive_entropy", "mutual_information_bound", "feature_std",
+        "loss",
+        "contrastive_accuracy",
+        "contrastive_entropy",
+        "mutual_information_bound",
+        "feature_std",
     )
 
     def __init__(
@@ -79,7 +108,9 @@ class SupCon(Method):
         """Two views [B, H, W, 3] to features [2B, D] and embeddings [2B, d]."""
         return encode_views(self.backbone, self.projector, views, training)
 
-    def compute_losses(self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    def compute_losses(
+        self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]
+    ) -> dict[str, tf.Tensor]:
         """Local anchors against the embeddings and labels of every replica.
 
         The contrastive metrics are SimCLR's, with the other view as the one positive: a bound on mutual information is not

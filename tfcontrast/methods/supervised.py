@@ -23,21 +23,40 @@ FROZEN_ENCODER = 4
 class SupervisedConfig(MethodConfig):
     """Options of the cross-entropy baseline."""
 
-    label_smoothing: float = option(0.0, "Share of the target spread over all classes.", low=0, high=0.99)
+    label_smoothing: float = option(
+        0.0, "Share of the target spread over all classes.", low=0, high=0.99
+    )
 
     # The baseline of the released SupCon code for ImageNet: Nesterov 0.1 x B/256, weight decay 1e-4, 200 epochs.
     DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "pretrain": {
-            "augmentation": "crop_flip", "optimizer": "sgd", "nesterov": True, "learning_rate": 0.1, "weight_decay": 1e-4,
-            "train_batch_size": 6144, "train_epochs": 200, "warmup_epochs": 12.0, "lineareval_while_pretraining": False,
+            "augmentation": "crop_flip",
+            "optimizer": "sgd",
+            "nesterov": True,
+            "learning_rate": 0.1,
+            "weight_decay": 1e-4,
+            "train_batch_size": 6144,
+            "train_epochs": 200,
+            "warmup_epochs": 12.0,
+            "lineareval_while_pretraining": False,
         },
         "linear_eval": {
-            "optimizer": "sgd", "nesterov": True, "learning_rate": 0.1, "warmup_epochs": 0.0, "weight_decay": 0.0,
-            "train_epochs": 90, "train_batch_size": 4096,
+            "optimizer": "sgd",
+            "nesterov": True,
+            "learning_rate": 0.1,
+            "warmup_epochs": 0.0,
+            "weight_decay": 0.0,
+            "train_epochs": 90,
+            "train_batch_size": 4096,
         },
         "finetune": {
-            "optimizer": "sgd", "nesterov": True, "learning_rate": 0.05, "warmup_epochs": 0.0, "weight_decay": 0.0,
-            "train_epochs": 60, "train_batch_size": 4096,
+            "optimizer": "sgd",
+            "nesterov": True,
+            "learning_rate": 0.05,
+            "warmup_epochs": 0.0,
+            "weight_decay": 0.0,
+            "train_epochs": 60,
+            "train_batch_size": 4096,
         },
     }
 
@@ -100,13 +119,17 @@ class Supervised(Method):
         """[B, H, W, 3] in [0, 1] to float32 logits [B, classes], in inference mode."""
         return self((images,), training=False)["logits"]
 
-    def compute_losses(self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    def compute_losses(
+        self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]
+    ) -> dict[str, tf.Tensor]:
         """Softmax cross-entropy, its accuracy on the training views, and the entropy of the predictions in nats."""
         logits, labels = outputs["logits"], batch["label"]
         log_probabilities = tf.nn.log_softmax(logits)
         hits = tf.equal(tf.argmax(logits, 1, output_type=labels.dtype), labels)
         return {
-            "loss": losses.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing),
+            "loss": losses.cross_entropy(
+                logits, labels, label_smoothing=self.config.label_smoothing
+            ),
             "train_top1": tf.reduce_mean(tf.cast(hits, tf.float32)),
             "prediction_entropy": -tf.reduce_mean(
                 tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, 1)

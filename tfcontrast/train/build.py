@@ -13,6 +13,10 @@ from tfcontrast.config import Config
 from tfcontrast.errors import UserError
 from tfcontrast.methods import METHODS, Method, Supervised
 from tfcontrast.models import ResNet
+from tfcontrast.models.resnet import resolve_stem
+
+# Images of one size up to this are trained at it, others at 224 pixels.
+_LARGEST_NATURAL_SIZE = 96
 
 # Mean and deviation by --input_normalization; CIFAR's are those of its training images, "half" maps [0, 1] to [-1, 1].
 _NORMALIZATIONS: dict[str, tuple[tuple[float, ...] | None, tuple[float, ...] | None]] = {
@@ -57,19 +61,34 @@ def open_data(config: Config) -> RunData:
         "max_bad_images": options.max_bad_images,
     }
     whole = data_lib.open_source(options.dataset, options.train_split, **how)
-    evaluation = data_lib.open_evaluation_source(options.dataset, options.eval_split, **how)
+    evaluation = _open_evaluation(options.dataset, options.eval_split, how)
     classifies = METHODS[config.run.method].needs_labels or config.run.train_mode != "pretrain"
     if classifies and not whole.num_classes:
-        what = f"--method={config.run.method}" if config.run.train_mode == "pretrain" else f"--train_mode={config.run.train_mode}"
+        what = (
+            f"--method={config.run.method}"
+            if config.run.train_mode == "pretrain"
+            else f"--train_mode={config.run.train_mode}"
+        )
         raise UserError(f"{what} needs labels, which --dataset={options.dataset} does not have")
     train = whole
     if config.evaluation.label_fraction < 1:
         if config.run.train_mode == "pretrain" and config.run.method != "supervised":
             raise UserError("--label_fraction is for linear_eval, finetune and --method=supervised")
-        train = data_lib.label_subset(train, config.evaluation.label_fraction, seed=config.run.seed)
+        labels = train.read_labels()
+        _, few = data_lib.stratified_split(
+            labels, config.evaluation.label_fraction, seed=config.run.seed
+        )
+        train = train.subset(few)
     held_out = None
-    if options.holdout_fraction and config.train.monitor_epochs and config.run.train_mode == "pretrain" and whole.num_classes:
-        train, held_out = data_lib.split_holdout(train, options.holdout_fraction, seed=config.run.seed)
+    if (
+        options.holdout_fraction
+        and config.train.monitor_epochs
+        and config.run.train_mode == "pretrain"
+        and whole.num_classes
+    ):
+        train, held_out = data_lib.split_holdout(
+            train, options.holdout_fraction, seed=config.run.seed
+        )
     if config.train.train_batch_size > train.num_examples:
         raise UserError(
             f"--train_batch_size={config.train.train_batch_size} is larger than the {train.num_examples} training images of "
@@ -78,11 +97,19 @@ def open_data(config: Config) -> RunData:
     return RunData(train, held_out, whole, evaluation, options.image_size or _natural_size(whole))
 
 
+def _open_evaluation(dataset: str, split: str, how: dict[str, Any]) -> data_lib.Source | None:
+    """The split that ``--eval_split`` names; without it test, or validation, or none."""
+    if not split:
+        known = data_lib.source_splits(dataset, data_dir=how["data_dir"], download=how["download"])
+        split = next((name for name in ("test", "validation") if name in known), "")
+    return data_lib.open_source(dataset, split, **how) if split else None
+
+
 def _natural_size(source: data_lib.Source) -> int:
     shape = source.image_shape
-    if shape is None or max(shape[:2]) > 96:
+    if shape is None or max(shape) > _LARGEST_NATURAL_SIZE:
         return 224
-    return max(32, *shape[:2])
+    return max(shape)
 
 
 def make_recipes(config: Config, image_size: int) -> tuple[ViewRecipe, ...]:
@@ -136,7 +163,10 @@ def build_method(config: Config, data: RunData) -> Method:
     if cls is not Supervised and not config.train.lineareval_while_pretraining:
         classes = 0
     method = cls(
-        build_backbone(config, data.image_size), config.method, num_classes=classes, global_bn=config.model.global_bn
+        build_backbone(config, data.image_size),
+        config.method,
+        num_classes=classes,
+        global_bn=config.model.global_bn,
     )
     return compile_method(method, config, data)
 
@@ -149,6 +179,12 @@ def compile_method(method: Method, config: Config, data: RunData) -> Method:
     return method
 
 
+def resolved_options(config: Config, data: RunData) -> dict[str, Any]:
+    """The options with what depends on the data spelled out, so that a checkpoint can be rebuilt without it."""
+    stem = resolve_stem(config.model.stem, data.image_size)
+    return {**config.to_dict(), "image_size": data.image_size, "stem": stem}
+
+
 def total_steps(config: Config, steps_per_epoch: int) -> int:
     """The run's length: ``train_steps`` when set, else whole epochs."""
     return config.train.train_steps or config.train.train_epochs * steps_per_epoch
@@ -158,13 +194,24 @@ def make_run_optimizer(config: Config, steps_per_epoch: int) -> Any:
     """The optimizer and its schedule over the run's length."""
     options = config.optim
     decays = [float(word) for word in options.decay_epochs.split(",") if word.strip()]
+    own = {
+        "lars": {
+            "momentum": options.momentum,
+            "nesterov": options.nesterov,
+            "lars_variant": options.lars_variant,
+            "trust_coefficient": options.trust_coefficient,
+        },
+        "sgd": {"momentum": options.momentum, "nesterov": options.nesterov},
+        "rmsprop": {"momentum": options.momentum},
+    }
     peak = optim.scaled_learning_rate(
         options.learning_rate, config.train.train_batch_size, options.learning_rate_scaling
     )
+    steps = total_steps(config, steps_per_epoch)
     schedule = optim.WarmupSchedule(
         peak,
-        total_steps=total_steps(config, steps_per_epoch),
-        warmup_steps=round(options.warmup_epochs * steps_per_epoch),
+        total_steps=steps,
+        warmup_steps=min(steps, round(options.warmup_epochs * steps_per_epoch)),
         decay=options.learning_rate_schedule,
         final_fraction=options.final_learning_rate,
         decay_steps=[max(1, round(epoch * steps_per_epoch)) for epoch in decays],
@@ -174,12 +221,9 @@ def make_run_optimizer(config: Config, steps_per_epoch: int) -> Any:
         options.optimizer,
         learning_rate=schedule,
         weight_decay=options.weight_decay,
-        momentum=options.momentum,
-        nesterov=options.nesterov,
-        lars_variant=options.lars_variant,
-        trust_coefficient=options.trust_coefficient,
         clip_norm=options.clip_norm or None,
         exclude_from_decay=() if options.decay_all else ("bias", "norm"),
+        **own.get(options.optimizer, {}),
     )
 
 

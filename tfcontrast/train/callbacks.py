@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfcontrast import data as data_lib
 from tfcontrast import evaluate
@@ -89,6 +90,7 @@ class KnnMonitor(keras.callbacks.Callback):
         super().__init__()
         self._every, self._epochs, self._classes = every, epochs, bank.num_classes
         self._vote = {"k": k, "temperature": temperature}
+        self._embed: Any = None  # traced once, not once a measurement
         self._sets = [
             data_lib.eval_dataset(_thin(source, most), image_size=image_size, batch_size=batch_size)
             for source, most in ((bank, self._BANK), (held_out, self._QUERIES))
@@ -98,8 +100,14 @@ class KnnMonitor(keras.callbacks.Callback):
         """Measures when it is time."""
         if logs is None or ((epoch + 1) % self._every and epoch + 1 < self._epochs):
             return
-        (bank, labels), (queries, truth) = (evaluate.extract_features(self.model.embed, d) for d in self._sets)
-        scores = evaluate.knn_accuracy(bank, labels, queries, truth, num_classes=self._classes, **self._vote)
+        if self._embed is None:
+            self._embed = tf.function(self.model.embed)
+        (bank, labels), (queries, truth) = (
+            evaluate.extract_features(self._embed, d) for d in self._sets
+        )
+        scores = evaluate.knn_accuracy(
+            bank, labels, queries, truth, num_classes=self._classes, **self._vote
+        )
         logs["monitor_knn_top1"] = scores["knn_top1"]
 
 
@@ -124,7 +132,13 @@ class Checkpoints(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, folder: pathlib.Path, config: Mapping[str, Any], *, every: int, keep: int, last_step: int
+        self,
+        folder: pathlib.Path,
+        config: Mapping[str, Any],
+        *,
+        every: int,
+        keep: int,
+        last_step: int,
     ) -> None:
         super().__init__()
         self._folder, self._config = folder, config
@@ -149,7 +163,9 @@ class Checkpoints(keras.callbacks.Callback):
             checkpoints.write_checkpoint(self._folder, arrays, step=self._step, config=self._config)
         except OSError as error:
             self.failed = True
-            logging.getLogger(__name__).error("%s; training goes on, older checkpoints are untouched", error)
+            logging.getLogger(__name__).error(
+                "%s; training goes on, older checkpoints are untouched", error
+            )
         else:
             self.failed = False
             checkpoints.prune_checkpoints(self._folder, self._keep)

@@ -68,7 +68,9 @@ def write_checkpoint(
         _flush(folder)
     except (OSError, tf.errors.OpError) as error:
         shutil.rmtree(work, ignore_errors=True)
-        raise OSError(f"the checkpoint of step {step} could not be written to {folder}: {error}") from error
+        raise OSError(
+            f"the checkpoint of step {step} could not be written to {folder}: {error}"
+        ) from error
     return final
 
 
@@ -87,7 +89,11 @@ def _write_files(
         files[path.name] = {"bytes": path.stat().st_size, "sha256": _hash(path)}
         _flush(path)
     manifest = {
-        "format": _FORMAT, "step": step, "files": files, "config": dict(config), "versions": versions(),
+        "format": _FORMAT,
+        "step": step,
+        "files": files,
+        "config": dict(config),
+        "versions": versions(),
     }
     path = work / _MANIFEST
     path.write_text(json.dumps(manifest, indent=1))
@@ -118,13 +124,19 @@ def read_manifest(checkpoint: pathlib.Path) -> dict[str, Any]:
     try:
         manifest = json.loads((checkpoint / _MANIFEST).read_text())
         if manifest["format"] != _FORMAT:
-            raise UserError(f"{checkpoint} has format {manifest['format']}; this version reads {_FORMAT}")
+            raise UserError(
+                f"{checkpoint} has format {manifest['format']}; this version reads {_FORMAT}"
+            )
         for name, stated in manifest["files"].items():
             path = checkpoint / name
             if path.stat().st_size != stated["bytes"] or _hash(path) != stated["sha256"]:
-                raise UserError(f"{path} is damaged: its size or hash is not what the manifest says")
+                raise UserError(
+                    f"{path} is damaged: its size or hash is not what the manifest says"
+                )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{checkpoint} is not a whole checkpoint ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"{checkpoint} is not a whole checkpoint ({type(error).__name__}: {error})"
+        ) from error
     return manifest
 
 
@@ -184,12 +196,18 @@ def find_checkpoint(path: str) -> tuple[pathlib.Path, dict[str, Any]]:
     found = latest_checkpoint(folder / "checkpoints") if folder.is_dir() else None
     if found is None:
         kind = "holds no checkpoint" if folder.is_dir() else "does not exist"
-        raise UserError(f"--checkpoint: {path} {kind}; give a run's folder or one of its checkpoints/step_* folders")
+        raise UserError(
+            f"--checkpoint: {path} {kind}; give a run's folder or one of its checkpoints/step_* folders"
+        )
     return found
 
 
 def restore(
-    state: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray], *, source: str, allow_missing: str = ""
+    state: Mapping[str, keras.Variable],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    source: str,
+    allow_missing: str = "",
 ) -> list[str]:
     """Assigns the arrays to the variables of the same names.
 

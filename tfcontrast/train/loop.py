@@ -30,7 +30,9 @@ class _RestoredMetrics(keras.callbacks.Callback):
         checkpoints.restore(names, self._arrays, source="the checkpoint")
 
 
-def train(method: Method, config: Config, data: build.RunData, folder: pathlib.Path) -> dict[str, Any]:
+def train(
+    method: Method, config: Config, data: build.RunData, folder: pathlib.Path
+) -> dict[str, Any]:
     """Trains a method to its last step, from the newest whole checkpoint of its folder when there is one.
 
     The resumed run repeats the uninterrupted one bit for bit: the data's order and every augmentation are functions of the
@@ -64,7 +66,7 @@ def train(method: Method, config: Config, data: build.RunData, folder: pathlib.P
     progress = Progress(batch_size=batch_size, epochs=epochs, total_steps=last, first_step=step)
     saver = Checkpoints(
         folder / "checkpoints",
-        config.to_dict(),
+        build.resolved_options(config, data),
         every=config.train.checkpoint_steps or config.train.checkpoint_epochs * per_epoch,
         keep=config.train.keep_checkpoint_max,
         last_step=last,
@@ -83,6 +85,7 @@ def train(method: Method, config: Config, data: build.RunData, folder: pathlib.P
                 epochs=until,
                 steps_per_epoch=length,
                 callbacks=[*broken_off, *callbacks],
+                shuffle=False,
                 verbose=0,
             )
             history = {name: float(values[-1]) for name, values in fitted.history.items()}
@@ -90,8 +93,15 @@ def train(method: Method, config: Config, data: build.RunData, folder: pathlib.P
         progress.close()
         board.close()
     if saver.failed:
-        raise UserError(f"the last checkpoint could not be written to {folder}; free the disk and run the same command again")
-    return {"steps": last, "epochs": epochs, "examples_per_second": rates.mean, "last_epoch": history}
+        raise UserError(
+            f"the last checkpoint could not be written to {folder}; free the disk and run the same command again"
+        )
+    return {
+        "steps": last,
+        "epochs": epochs,
+        "examples_per_second": rates.mean,
+        "last_epoch": history,
+    }
 
 
 def _segments(step: int, last: int, per_epoch: int) -> list[tuple[int, int, int, int]]:

@@ -61,7 +61,9 @@ class Progress(keras.callbacks.Callback):
         self._step += 1
         if self._bar is not None:
             self._bar.update(self._batch_size)
-            self._bar.set_description(f"epoch {self._epoch}/{self._epochs} step {self._step}/{self._total}", refresh=False)
+            self._bar.set_description(
+                f"epoch {self._epoch}/{self._epochs} step {self._step}/{self._total}", refresh=False
+            )
             if self._step % 10 == 0 and logs:
                 self._bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
 
@@ -78,7 +80,9 @@ class Progress(keras.callbacks.Callback):
         for name, short in _SHORT.items():
             if name in logs:
                 value = float(logs[name])
-                parts.append(f"{short} {100 * value:.1f} %" if name in _SHARES else f"{short} {value:.4f}")
+                parts.append(
+                    f"{short} {100 * value:.1f} %" if name in _SHARES else f"{short} {value:.4f}"
+                )
         if "examples_per_second" in logs:
             parts.append(f"{logs['examples_per_second']:.0f} images/s")
         done = self._step - self._first

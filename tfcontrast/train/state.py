@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfcontrast.methods import Method
 
@@ -46,7 +47,9 @@ def model_state(method: Method) -> dict[str, keras.Variable]:
     for child in method._flatten_layers(include_self=False, recursive=False):
         if not isinstance(child, keras.metrics.Metric):
             state.update(named_variables(child, child.name))
-    state.update((v.name, v) for v in (*method._trainable_variables, *method._non_trainable_variables))
+    state.update(
+        (v.name, v) for v in (*method._trainable_variables, *method._non_trainable_variables)
+    )
     return state
 
 
@@ -64,4 +67,4 @@ def full_state(method: Method) -> dict[str, keras.Variable]:
 
 def values(state: dict[str, keras.Variable]) -> dict[str, np.ndarray]:
     """The state as NumPy arrays; under several workers every worker must call it."""
-    return {name: np.asarray(variable.value) for name, variable in state.items()}
+    return {name: tf.convert_to_tensor(variable.value).numpy() for name, variable in state.items()}

@@ -1,0 +1,59 @@
+"""``--mode=export``: a checkpoint's encoder as a SavedModel by the TF Hub contract."""
+
+import pathlib
+from typing import Any
+
+import tensorflow as tf
+
+from tfcontrast import export
+from tfcontrast.config import Config
+from tfcontrast.errors import UserError
+from tfcontrast.methods import ProjectionConfig, make_projector
+from tfcontrast.train import build, checkpoints, state
+from tfcontrast.train.console import say
+
+
+def export_model(
+    config: Config, folder: pathlib.Path, strategy: tf.distribute.Strategy
+) -> dict[str, Any]:
+    """Writes ``saved_model/`` into the run's folder; needs no data.
+
+    Args:
+        config: the options of the checkpoint.
+        folder: where ``saved_model/`` goes.
+        strategy: unused: an exported model is built on one device whatever trained it.
+
+    Returns:
+        Where it was written, and from which step.
+
+    Raises:
+        UserError: the checkpoint does not fit, or the folder cannot be written.
+    """
+    del strategy
+    checkpoint, _ = checkpoints.find_checkpoint(config.run.checkpoint or config.run.model_dir)
+    image_size = config.data.image_size
+    arrays = checkpoints.read_arrays(checkpoint)
+    backbone = build.build_backbone(config, image_size)
+    features = backbone(tf.zeros([2, image_size, image_size, 3]))
+    named = dict(state.named_variables(backbone, "backbone"))
+    projector = None
+    if isinstance(config.method, ProjectionConfig) and any(
+        name.startswith("projector/") for name in arrays
+    ):
+        projector = make_projector(config.method, global_bn=config.model.global_bn)
+        projector(features)
+        named.update(state.named_variables(projector, "projector"))
+    checkpoints.restore(named, arrays, source=str(checkpoint))
+    target = folder / "saved_model"
+    try:
+        export.save_hub_module(str(target), backbone, projector, overwrite=True)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror or error}") from error
+    say(f"wrote {target}: tf.saved_model.load it, or hub.KerasLayer(..., trainable=True)")
+    return {
+        "export": {
+            "path": str(target),
+            "checkpoint": checkpoint.name,
+            "projections": projector is not None,
+        }
+    }
