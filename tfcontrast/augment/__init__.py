@@ -1,4 +1,4 @@
-"""Augmentation: pure functions of a batch of images and one seed per image, for tf.data and for the device alike."""
+"""Batched, stateless augmentation: pure functions of images and seeds, for host and device."""
 
 from tfcontrast.augment.blur import gaussian_blur, kernel_size_for
 from tfcontrast.augment.color import (

@@ -1,4 +1,4 @@
-"""Colour operations with one amount per image. Nothing here clips; values are meant to lie in [0, 1].
+"""Colour operations with one amount per image. Nothing here clips; values lie in [0, 1].
 
 Factors leave the image untouched at 1, shifts at 0, masks at False.
 """
@@ -20,15 +20,14 @@ def add_brightness(images: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
     return images + _per_image(deltas)
 
 
-def adjust_contrast(
-    images: tf.Tensor, factors: tf.Tensor, *, mean: str = "channel"
-) -> tf.Tensor:
+def adjust_contrast(images: tf.Tensor, factors: tf.Tensor, *, mean: str = "channel") -> tf.Tensor:
     """Scales the distance of each image's pixels from its mean.
 
     Args:
         images: [B, H, W, 3].
         factors: [B].
-        mean: "channel", each channel about its own mean (TensorFlow), or "grey", all about the mean luma (torchvision).
+        mean: "channel", each channel about its own mean (TensorFlow), or "grey", all about the mean
+            luma (torchvision).
     """
     if mean not in ("channel", "grey"):
         raise ValueError(f"mean must be channel or grey. Received: {mean!r}")
@@ -38,16 +37,15 @@ def adjust_contrast(
     return _blend(images, centre, _per_image(factors))
 
 
-def adjust_saturation(
-    images: tf.Tensor, factors: tf.Tensor, *, mode: str = "hsv"
-) -> tf.Tensor:
+def adjust_saturation(images: tf.Tensor, factors: tf.Tensor, *, mode: str = "hsv") -> tf.Tensor:
     """Scales the colourfulness of each image.
 
     Args:
         images: [B, H, W, 3], >= 0.
         factors: [B], >= 0.
-        mode: "hsv", multiply the saturation of the hexcone model and stop at 1 (TensorFlow): the brightest channel
-            stays; or "grey", move away from the pixel's luma (torchvision): the luma stays.
+        mode: "hsv", multiply the saturation of the hexcone model and stop at 1 (TensorFlow): the
+            brightest channel stays; or "grey", move away from the pixel's luma (torchvision): the
+            luma stays.
     """
     if mode not in ("hsv", "grey"):
         raise ValueError(f"mode must be hsv or grey. Received: {mode!r}")
@@ -78,20 +76,20 @@ def solarize(images: tf.Tensor, mask: tf.Tensor, *, threshold: float = 0.5) -> t
 
 
 def saturate_planes(planes: Planes, factors: tf.Tensor) -> Planes:
-    """`adjust_saturation` ("hsv") on the red, green and blue planes [B, H, W]; factors broadcast with them."""
+    """`adjust_saturation` ("hsv") on planes [B, H, W]; factors broadcast with them."""
     high, low = _extremes(planes)
     # The saturation (high - low) / high stops at 1, where the lowest channel reaches 0.
     limit = high / tf.where(high > low, high - low, 1.0)
     factors = tf.where(high > low, tf.minimum(factors, limit), 1.0)
-    return tuple(_blend(plane, high, factors) for plane in planes)  # type: ignore[return-value]
+    return tuple(_blend(plane, high, factors) for plane in planes)
 
 
 def shift_hue_planes(planes: Planes, deltas: tf.Tensor) -> Planes:
     """`adjust_hue` on the red, green and blue planes [B, H, W]; deltas broadcast with them.
 
-    In the hexcone model (Smith 1978) a hue shift keeps the largest and the smallest channel. With the hue h in sixths of
-    a turn, channel n is ``high - chroma * clip(min(k, 4 - k), 0, 1)``, ``k = (h + n) mod 6``, n = 5, 3, 1 for red,
-    green, blue: no branches.
+    In the hexcone model (Smith 1978) a hue shift keeps the largest and the smallest channel. With
+    the hue h in sixths of a turn, channel n is ``high - chroma * clip(min(k, 4 - k), 0, 1)``, ``k =
+    (h + n) mod 6``, n = 5, 3, 1 for red, green, blue: no branches.
     """
     red, green, blue = planes
     high, low = _extremes(planes)
@@ -109,7 +107,7 @@ def shift_hue_planes(planes: Planes, deltas: tf.Tensor) -> Planes:
         place -= 6.0 * tf.floor(place * (1.0 / 6.0))
         share = tf.clip_by_value(tf.minimum(place, 4.0 - place), 0.0, 1.0)
         turned.append(tf.where(deltas == 0.0, plane, high - chroma * share))
-    return tuple(turned)  # type: ignore[return-value]
+    return tuple(turned)
 
 
 def _extremes(planes: Planes) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,4 +1,4 @@
-"""Random crop boxes for a whole batch: a fixed number of attempts at once, the first valid one counts."""
+"""Random crop boxes of a batch: a fixed number of attempts at once, the first valid one counts."""
 
 import math
 
@@ -17,12 +17,13 @@ def height_law_boxes(
     ratio: tuple[float, float],
     min_covered: float = 0.1,
 ) -> tf.Tensor:
-    """Boxes by the rules of TensorFlow's `sample_distorted_bounding_box` around the whole image, as SimCLR crops.
+    """Boxes by the rules of TensorFlow's `sample_distorted_bounding_box`, as SimCLR crops.
 
-    An attempt draws the ratio width / height uniformly, then the height uniformly among those whose area is in range
-    and whose box fits (so the area itself is not uniform), then the place. A box that covers less than `min_covered`
-    is drawn again. TensorFlow makes up to 100 attempts before it keeps the whole image; here 10 are made, which differs
-    only for strips longer than about 8:1, where even 100 attempts mostly fail.
+    An attempt draws the ratio width / height uniformly, then the height uniformly among those whose
+    area is in range and whose box fits (so the area itself is not uniform), then the place. A box
+    that covers less than `min_covered` is drawn again. TensorFlow makes up to 100 attempts before
+    it keeps the whole image; here 10 are made, which differs only for strips longer than about 8:1,
+    where even 100 attempts mostly fail.
 
     Args:
         unit: [B, DRAWS] uniform in [0, 1).
@@ -70,10 +71,11 @@ def area_law_boxes(
     area: tuple[float, float],
     ratio: tuple[float, float],
 ) -> tf.Tensor:
-    """Boxes by the rules of torchvision's `RandomResizedCrop`, as SupContrast, MoCo and most PyTorch code crop.
+    """Boxes by the rules of torchvision's `RandomResizedCrop`, as SupContrast crops.
 
-    An attempt draws the area uniformly and the ratio uniformly in its logarithm. When none of 10 attempts fits, the
-    largest centred box with an allowed ratio is taken. Arguments and result as `height_law_boxes`.
+    An attempt draws the area uniformly and the ratio uniformly in its logarithm. When none of 10
+    attempts fits, the largest centred box with an allowed ratio is taken. Arguments and result as
+    `height_law_boxes`.
     """
     draw_ratio, draw_size, draw_y, draw_x = tf.split(unit, 4, axis=1)
     image_height, image_width = _columns(heights), _columns(widths)

@@ -7,13 +7,12 @@ from tfcontrast.augment.geometry import crop_and_resize, resize, to_float
 SMALL_IMAGE = 32  # sides up to this are not cropped: the object fills such pictures (CIFAR, digits)
 
 
-def eval_view(
-    images: tf.Tensor, *, image_size: int, crop_fraction: float = 0.875
-) -> tf.Tensor:
+def eval_view(images: tf.Tensor, *, image_size: int, crop_fraction: float = 0.875) -> tf.Tensor:
     """Makes images ready for evaluation, as SimCLR does.
 
-    Above 32 pixels: the central square with `crop_fraction` of the shorter side, bicubic to the size. Up to 32 pixels:
-    the whole image, resized when its size differs and untouched when it does not.
+    Above 32 pixels: the central square with `crop_fraction` of the shorter side, bicubic to the
+    size. Up to 32 pixels: the whole image, resized when its size differs and untouched when it does
+    not.
 
     Args:
         images: [B, H, W, 3], uint8 or float in [0, 1], of any size, also unknown.
@@ -27,6 +26,7 @@ def eval_view(
         raise ValueError(f"image_size must be positive. Received: {image_size}")
     if not 0.0 < crop_fraction <= 1.0:
         raise ValueError(f"crop_fraction must be in (0, 1]. Received: {crop_fraction}")
+    images = tf.convert_to_tensor(images)
     if image_size <= SMALL_IMAGE:
         if images.shape[1] == images.shape[2] == image_size:
             return to_float(images)

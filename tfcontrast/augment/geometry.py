@@ -1,7 +1,8 @@
 """Crop, flip, resize, rotate: sampling of a batch where every image has its own box or angle.
 
-A crop that is resized is a product with two small matrices, one per axis. That compiles under XLA (where TensorFlow's
-resize and crop_and_resize kernels do not), takes bicubic and antialiased filters, and a flip costs nothing.
+A crop that is resized is a product with two small matrices, one per axis. That compiles under XLA
+(where TensorFlow's resize and crop_and_resize kernels do not), takes bicubic and antialiased
+filters, and a flip costs nothing.
 """
 
 import math
@@ -23,17 +24,17 @@ def crop_and_resize(
 ) -> tf.Tensor:
     """Cuts one box out of each image and resizes it to a square.
 
-    Pixel centres lie at half integers, taps outside the box are left out and the rest renormalised, as
-    `tf.image.resize` does on the cut-out box. Bicubic is Keys' kernel with a = -0.5 (1981) and can overshoot the range
-    of its input. A uint8 input is cut first and divided by 255 after.
+    Pixel centres lie at half integers, taps outside the box are left out and the rest renormalised,
+    as `tf.image.resize` does on the cut-out box. Bicubic is Keys' kernel with a = -0.5 (1981) and
+    can overshoot the range of its input. A uint8 input is cut first and divided by 255 after.
 
     Args:
         images: [B, H, W, 3] float, or uint8.
         boxes: [B, 4] int32: y, x, height, width in pixels, inside the image and not empty.
         size: side of the result in pixels.
         method: "bicubic" or "bilinear".
-        antialias: widen the kernel when shrinking, as Pillow and `tf.image.resize(antialias=True)` do; without it the
-            kernel keeps its 2 or 4 taps.
+        antialias: widen the kernel when shrinking, as Pillow and `tf.image.resize(antialias=True)`
+            do; without it the kernel keeps its 2 or 4 taps.
         flip: [B] bool, mirror these images left to right.
 
     Returns:
@@ -87,9 +88,10 @@ def rotate(images: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
 def warp_affine(
     images: tf.Tensor, matrices: tf.Tensor, shifts: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Resamples each image through a linear map about its centre; bilinear, zeros come in from outside.
+    """Resamples each image by a linear map about its centre; bilinear, zeros outside.
 
-    The value at offset p from the centre comes from offset ``matrix @ p + shift``, with offsets (y, x) in pixels, y down.
+    The value at offset p from the centre comes from offset ``matrix @ p + shift``, with offsets (y,
+    x) in pixels, y down.
 
     Args:
         images: [B, H, W, C] float.
@@ -130,8 +132,10 @@ def _sample(
     antialias: bool,
     flip: tf.Tensor | None,
 ) -> tf.Tensor:
+    images, boxes = tf.convert_to_tensor(images), tf.convert_to_tensor(boxes)
     if images.shape[0] == 1 and None in images.shape[1:3]:
-        # One image of unknown size, streamed: cut first, so that the work follows the crop and not the image.
+        # One image of unknown size, streamed: cut first, so that the work follows the crop and not
+        # the image.
         y, x, height, width = tf.unstack(boxes[0])
         images = images[:, y : y + height, x : x + width]
         boxes = tf.stack([0, 0, height, width])[None]
@@ -156,7 +160,7 @@ def _sample(
 def _sampling_matrix(
     start: tf.Tensor, length: tf.Tensor, source: tf.Tensor, size: int, method: str, antialias: bool
 ) -> tf.Tensor:
-    """Weights [B, size, source] of the source pixels in each target pixel, for boxes [B] along one axis."""
+    """Weights [B, size, source] of source pixels in target pixels, along one axis."""
     start = tf.cast(start, tf.float32)[:, None, None]
     length = tf.cast(length, tf.float32)[:, None, None]
     scale = length / size

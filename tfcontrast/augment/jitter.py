@@ -1,4 +1,4 @@
-"""Colour jitter: brightness, contrast, saturation and hue, in an order of its own for every image."""
+"""Colour jitter: brightness, contrast, saturation, hue, in an order of its own for every image."""
 
 import tensorflow as tf
 
@@ -18,17 +18,19 @@ def color_jitter(
 ) -> tf.Tensor:
     """Applies the four operations of `color.py`, with a clip to [0, 1] after each.
 
-    Images in one batch need different orders. All four operations at all four places would be four times the work.
-    Here brightness, contrast and saturation, which are blends, share a stage: three such stages run before the one hue
-    shift and three after it, and in each image every operation is live in one stage only. The stages are a loop because
-    XLA fuses an unrolled chain into code that computes early stages again at every use (1.4 s for 256 images of 32
-    pixels; the loop takes milliseconds).
+    Images in one batch need different orders. All four operations at all four places would be four
+    times the work. Here brightness, contrast and saturation, which are blends, share a stage: three
+    such stages run before the one hue shift and three after it, and in each image every operation
+    is live in one stage only. The stages are a loop because XLA fuses an unrolled chain into code
+    that computes early stages again at every use (1.4 s for 256 images of 32 pixels; the loop takes
+    milliseconds).
 
     Args:
         images: [B, H, W, 3] in [0, 1].
-        amounts: [B, 4]: brightness, contrast and saturation factors (1 = as it is; a shift with 0 = as it is for
-            additive brightness) and hue shift in turns (0 = as it is).
-        places: [B, 4] int32, a permutation of 0..3: at which place each of the four operations happens.
+        amounts: [B, 4]: brightness, contrast and saturation factors (1 = as it is; a shift with 0 =
+            as it is for additive brightness) and hue shift in turns (0 = as it is).
+        places: [B, 4] int32, a permutation of 0..3: at which place each of the four operations
+            happens.
         brightness_mode: "multiplicative" or "additive".
         contrast_mean: "channel" or "grey", as in `color.adjust_contrast`.
         saturation_mode: "hsv" or "grey", as in `color.adjust_saturation`.
@@ -59,22 +61,22 @@ def color_jitter(
 def _blend_stage(
     planes: Planes, amounts: tf.Tensor, additive: bool, contrast_mean: str, saturation_mode: str
 ) -> Planes:
-    """One operation per image: of the three amounts, two are neutral, so that their order does not matter."""
+    """One operation per image: two of the three amounts are neutral, so order is no matter."""
     brightness, contrast, saturation = (
         amounts[:, i, None, None] for i in (BRIGHTNESS, CONTRAST, SATURATION)
     )
     means = [tf.reduce_mean(plane, axis=[1, 2], keepdims=True) for plane in planes]
     if contrast_mean == "grey":
-        means = [_luma(tuple(means))] * 3  # type: ignore[arg-type]
+        means = [_luma(tuple(means))] * 3
     gain = contrast if additive else contrast * brightness
-    planes = tuple(  # type: ignore[assignment]
+    planes = tuple(
         gain * plane + ((1.0 - contrast) * mean + (brightness if additive else 0.0))
         for plane, mean in zip(planes, means, strict=True)
     )
     if saturation_mode == "hsv":
         return _clip(saturate_planes(planes, saturation))
     toward = (1.0 - saturation) * _luma(planes)
-    return _clip(tuple(saturation * plane + toward for plane in planes))  # type: ignore[arg-type]
+    return _clip(tuple(saturation * plane + toward for plane in planes))
 
 
 def _luma(planes: Planes) -> tf.Tensor:
@@ -82,4 +84,4 @@ def _luma(planes: Planes) -> tf.Tensor:
 
 
 def _clip(planes: Planes) -> Planes:
-    return tuple(tf.clip_by_value(plane, 0.0, 1.0) for plane in planes)  # type: ignore[return-value]
+    return tuple(tf.clip_by_value(plane, 0.0, 1.0) for plane in planes)

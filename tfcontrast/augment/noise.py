@@ -27,7 +27,8 @@ def cutout(images: tf.Tensor, boxes: tf.Tensor, *, fill: float = 0.5) -> tf.Tens
 
     Args:
         images: [B, H, W, C] float.
-        boxes: [B, 4] int32: y, x, height, width; what lies outside the image is ignored, an empty box erases nothing.
+        boxes: [B, 4] int32: y, x, height, width; what lies outside the image is ignored, an empty
+            box erases nothing.
         fill: the value.
     """
     shape = tf.shape(images)
@@ -42,7 +43,8 @@ def cutout(images: tf.Tensor, boxes: tf.Tensor, *, fill: float = 0.5) -> tf.Tens
 def sobel_gradients(images: tf.Tensor) -> tf.Tensor:
     """Sobel's derivatives of the luma, down and to the right: [B, H, W, 2].
 
-    Borders are mirrored about the edge, with the edge pixel repeated; a ramp of 1 per pixel has the derivative 1.
+    Borders are mirrored about the edge, with the edge pixel repeated; a ramp of 1 per pixel has the
+    derivative 1.
     """
     luma = tf.reduce_sum(images * tf.constant(LUMA, images.dtype), axis=-1)
     padded = tf.pad(luma, [[0, 0], [1, 1], [1, 1]], "SYMMETRIC")
@@ -54,10 +56,10 @@ def sobel_gradients(images: tf.Tensor) -> tf.Tensor:
 
 
 def sobel(images: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Replaces the images that the [B] bool mask names by the strength of their edges, in all three channels.
+    """Replaces the images that the [B] bool mask names by the strength of their edges.
 
-    The strength is the root of the mean square of the two derivatives, scaled so that a full step has at most 1
-    (`skimage.filters.sobel`).
+    The strength is the root of the mean square of the two derivatives, scaled so that a full step
+    has at most 1 (`skimage.filters.sobel`).
     """
     gradients = 2.0 * sobel_gradients(images)
     strength = tf.sqrt(tf.reduce_mean(gradients * gradients, axis=-1, keepdims=True))

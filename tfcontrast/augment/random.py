@@ -1,9 +1,9 @@
-"""Random numbers as a pure function of (seed, example, view): Threefry-2x32 in plain TensorFlow ops.
+"""Random numbers as a pure function of (seed, example, view): Threefry-2x32 in TensorFlow ops.
 
-TensorFlow's stateless ops take one seed for a whole tensor, so that an image's draw would depend on its place in the
-batch. Here every image has its own key, and a draw is one block of the cipher at a counter; the same bits come out
-eagerly, in tf.data, under XLA and on every device. Cipher: Salmon et al., "Parallel random numbers: as easy as
-1, 2, 3", SC 2011 (Random123), 20 rounds.
+TensorFlow's stateless ops take one seed for a whole tensor, so that an image's draw would depend on
+its place in the batch. Here every image has its own key, and a draw is one block of the cipher at a
+counter; the same bits come out eagerly, in tf.data, under XLA and on every device. Cipher: Salmon
+et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Random123), 20 rounds.
 """
 
 import math
@@ -105,7 +105,8 @@ def normal(seeds: tf.Tensor, count: int, *, stream: int) -> tf.Tensor:
 def permutations(seeds: tf.Tensor, n: int, *, stream: int) -> tf.Tensor:
     """One random order of 0..n-1 per seed: [B, n] int32.
 
-    Ranks by comparing all pairs: meant for small n, where it is cheaper than a sort and the same on every device.
+    Ranks by comparing all pairs: meant for small n, where it is cheaper than a sort and the same on
+    every device.
     """
     bits = random_bits(seeds, n, stream=stream)
     places = np.arange(n)

@@ -1,32 +1,22 @@
 """The recipes of views by name, with their sources.
 
-`color_jitter_strength` multiplies a recipe's own jitter, `use_blur` switches blur on (with probability 0.5) or off, and
-`crop_area` replaces the range of crops.
+`color_jitter_strength` multiplies a recipe's own jitter, `use_blur` switches blur on (with
+probability 0.5) or off, and `crop_area` replaces the range of crops.
 """
 
 import dataclasses
 from collections.abc import Callable
 
 from tfcontrast.augment.view_recipe import ViewRecipe
-from tfcontrast.augment.views import crop_boxes, crop_view, distort_view, make_view
 from tfcontrast.errors import UserError
-
-__all__ = [
-    "RECIPES",
-    "ViewRecipe",
-    "crop_boxes",
-    "crop_view",
-    "distort_view",
-    "make_view",
-    "view_recipes",
-]
 
 
 def _simclr_v2(image_size: int) -> ViewRecipe:
     """SimCLR (Chen et al. 2020) as its code has it by default: brightness is a factor.
 
-    The code's sampler asks for a covered area of 0.1, so that crops of 0.08 to 0.1 never come; its blur draws one width
-    for a whole batch, here every image has its own. For CIFAR its authors use strength 0.5 and no blur.
+    The code's sampler asks for a covered area of 0.1, so that crops of 0.08 to 0.1 never come; its
+    blur draws one width for a whole batch, here every image has its own. For CIFAR its authors use
+    strength 0.5 and no blur.
     """
     return ViewRecipe(
         image_size=image_size,
@@ -50,7 +40,7 @@ def _simclr_v1(image_size: int) -> ViewRecipe:
 
 
 def _supcontrast(image_size: int) -> ViewRecipe:
-    """SupCon's CIFAR views (HobbitLong/SupContrast, torchvision transforms on Pillow images): no blur."""
+    """SupCon's CIFAR views (HobbitLong/SupContrast, torchvision on Pillow images): no blur."""
     return ViewRecipe(
         image_size=image_size,
         crop_probability=1.0,
@@ -82,7 +72,7 @@ def _crop_flip(image_size: int) -> ViewRecipe:
 
 
 def _digits(image_size: int) -> ViewRecipe:
-    """Scanned digits: what a hand and a scanner vary, and never a flip, which would change the digit."""
+    """Scanned digits: what hand and scanner vary, and never a flip, which changes the digit."""
     return ViewRecipe(
         image_size=image_size,
         crop_probability=0.5,
@@ -129,9 +119,11 @@ def view_recipes(
         name: a key of `RECIPES`.
         image_size: side of the views in pixels.
         num_views: how many views.
-        color_jitter_strength: multiplies the recipe's brightness, contrast, saturation and hue; None for 1.
+        color_jitter_strength: multiplies the recipe's brightness, contrast, saturation and hue;
+            None for 1.
         use_blur: None for the recipe's own.
-        crop_area: None for the recipe's own. A given range is taken as it is: SimCLR's floor of 0.1 goes.
+        crop_area: None for the recipe's own. A given range is taken as it is: SimCLR's floor of 0.1
+            goes.
 
     Returns:
         `num_views` recipes.

@@ -13,7 +13,7 @@ _CHOICES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViewRecipe:
-    """One view's random changes, in the order in which they happen. Everything but the size is off by default.
+    """One view's random changes, in the order in which they happen; all are off by default.
 
     Attributes:
         image_size: side of the view in pixels.
@@ -29,7 +29,8 @@ class ViewRecipe:
         translate: shift by up to this share of the side.
         zoom: scale by 1 +- up to this share.
         shear: slant by up to this many pixels per pixel.
-        jitter_probability: colour jitter; its four operations come in random order with a clip to [0, 1] after each.
+        jitter_probability: colour jitter; its four operations come in random order with a clip to
+            [0, 1] after each.
         brightness: factor in 1 +- this, or shift of +- this.
         contrast: factor in 1 +- this, at least 0.
         saturation: factor in 1 +- this, at least 0.
@@ -84,7 +85,9 @@ class ViewRecipe:
             if name.endswith("_probability") and not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1]. Received: {value}")
             if isinstance(value, tuple) and not 0.0 < value[0] <= value[1]:
-                raise ValueError(f"{name} must be (low, high) with 0 < low <= high. Received: {value}")
+                raise ValueError(
+                    f"{name} must be (low, high) with 0 < low <= high. Received: {value}"
+                )
             if isinstance(value, float) and value < 0.0:
                 raise ValueError(f"{name} must not be negative. Received: {value}")
             if name in _CHOICES and value not in _CHOICES[name]:

@@ -1,7 +1,10 @@
 """How a batch of images becomes views, by a recipe.
 
-Every draw follows from the image's own seed (`random.example_seeds`), so a view does not depend on the batch around it.
+Every draw follows from the image's own seed (`random.example_seeds`), so a view does not depend on
+the batch around it.
 """
+
+import math
 
 import tensorflow as tf
 
@@ -16,11 +19,13 @@ from tfcontrast.augment.view_recipe import ViewRecipe
 
 _CROP_STREAM, _DISTORT_STREAM, _ORDER_STREAM, _NOISE_STREAM = range(4)
 
-# The place of each draw is fixed, so that switching one change on leaves the draws of the others alone.
+# The place of each draw is fixed, so that switching one change on leaves the draws of the others
+# alone.
 _CROP_GATE, _FLIP_GATE = DRAWS, DRAWS + 1
 _DISTORT_DRAWS = (
-    "jitter", "brightness", "contrast", "saturation", "hue", "grayscale", "blur", "sigma", "solarize",
-    "rotate", "shift_y", "shift_x", "zoom", "shear", "erase", "erase_side", "erase_y", "erase_x", "noise",
+    "jitter", "brightness", "contrast", "saturation", "hue", "grayscale", "blur", "sigma",
+    "solarize", "rotate", "shift_y", "shift_x", "zoom", "shear", "erase", "erase_side",
+    "erase_y", "erase_x", "noise",
 )  # fmt: skip
 
 
@@ -58,8 +63,9 @@ def crop_boxes(
 def crop_view(images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe) -> tf.Tensor:
     """The first half of `make_view`: random crop, resize, flip, clip to [0, 1].
 
-    A single image of unknown height and width, [1, None, None, 3], is cut before anything else is computed.
-    SimCLR's code clips the overshoot of the bicubic kernel only after the next operation; here it never gets there.
+    A single image of unknown height and width, [1, None, None, 3], is cut before anything else is
+    computed. SimCLR's code clips the overshoot of the bicubic kernel only after the next operation;
+    here it never gets there.
     """
     draws = _crop_draws(seeds)
     shape = tf.shape(images)
@@ -126,10 +132,8 @@ def _boxes(
     return tf.where(draws[:, _CROP_GATE, None] < recipe.crop_probability, boxes, whole)
 
 
-def _random_affine(
-    images: tf.Tensor, draws: dict[str, tf.Tensor], recipe: ViewRecipe
-) -> tf.Tensor:
-    angle = _around(0.0, recipe.rotate_degrees, draws["rotate"]) * (3.141592653589793 / 180.0)
+def _random_affine(images: tf.Tensor, draws: dict[str, tf.Tensor], recipe: ViewRecipe) -> tf.Tensor:
+    angle = _around(0.0, recipe.rotate_degrees, draws["rotate"]) * (math.pi / 180.0)
     shear = _around(0.0, recipe.shear, draws["shear"])
     scale = 1.0 / _around(1.0, recipe.zoom, draws["zoom"])
     cos, sin = tf.cos(angle), tf.sin(angle)
@@ -169,9 +173,7 @@ def _random_jitter(
     )
 
 
-def _random_erase(
-    images: tf.Tensor, draws: dict[str, tf.Tensor], recipe: ViewRecipe
-) -> tf.Tensor:
+def _random_erase(images: tf.Tensor, draws: dict[str, tf.Tensor], recipe: ViewRecipe) -> tf.Tensor:
     size = float(recipe.image_size)
     side = tf.maximum(tf.round(_between(draws["erase_side"], *recipe.erase_side) * size), 1.0)
     y = tf.floor(draws["erase_y"] * (size - side + 1.0))
