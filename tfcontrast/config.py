@@ -1,13 +1,14 @@
 """Every option of a run, with its help and its bounds: frozen dataclasses, standard library only.
 
-The dataclasses are the truth; ``flags.py`` derives the command line from them. An option's name is unique over all groups.
+The dataclasses are the truth; ``flags.py`` derives the command line from them. An option's name is
+unique over all groups.
 """
 
 import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from tfcontrast.errors import UserError
 
@@ -23,7 +24,8 @@ def option(
     """Declares a dataclass field with its help text, and the values that are accepted.
 
     Args:
-        default: the value when nobody sets it; its type is the option's type. ``None`` needs an annotation.
+        default: the value when nobody sets it; its type is the option's type. ``None`` needs an
+            annotation.
         text: one or two sentences for ``--help``.
         choices: the accepted words.
         low: smallest accepted number.
@@ -73,15 +75,18 @@ class RunConfig:
     )
     model_dir: str = option(
         "",
-        "The run's folder; empty: runs/<dataset>_<method>[_<train_mode>]. The same settings resume.",
+        "The run's folder; empty: runs/<dataset>_<method>[_<train_mode>]. The same settings "
+        "resume.",
     )
     checkpoint: str = option(
         "",
-        "Where linear_eval, finetune, eval and export find the weights: a run's folder or one checkpoint.",
+        "Where linear_eval, finetune, eval and export find the weights: a run's folder or one "
+        "checkpoint.",
     )
     allow_missing: str = option(
         "",
-        "Comma-separated prefixes of variables that the checkpoint may lack, such as projector,probe.",
+        "Comma-separated prefixes of variables that the checkpoint may lack, such as "
+        "projector,probe.",
     )
     seed: int = option(0, "Seed of the weights, the data order and every augmentation.", low=0)
     framework_logs: bool = option(False, "Show TensorFlow's own start-up messages.")
@@ -93,7 +98,8 @@ class DataConfig:
 
     dataset: str = option(
         "digits",
-        "A TFDS name (cifar10, imagenet2012, ...), folder:PATH, or digits (1,797 real digits, embedded).",
+        "A TFDS name (cifar10, imagenet2012, ...), folder:PATH, or digits (1,797 real digits, "
+        "embedded).",
     )
     data_dir: str = option("", "Where TFDS keeps its prepared data; empty: TFDS's own default.")
     download: bool = option(
@@ -154,7 +160,8 @@ class ModelConfig:
     )
     stem: str = option(
         "auto",
-        "First layers: imagenet (7x7 stride 2, pool), cifar (3x3), cifar_stride2 (3x3 stride 2); auto: by image_size.",
+        "First layers: imagenet (7x7 stride 2, pool), cifar (3x3), cifar_stride2 (3x3 stride 2); "
+        "auto: by image_size.",
         choices=("auto", "imagenet", "cifar", "cifar_stride2"),
     )
     sk_ratio: float = option(
@@ -163,7 +170,8 @@ class ModelConfig:
     se_ratio: float = option(0.0, "Squeeze-and-excitation ratio; 0: none.", low=0, high=1)
     shortcut: str = option(
         "torchvision",
-        "Projection shortcuts: where shapes change (torchvision), or also in the first group (simclr).",
+        "Projection shortcuts: where shapes change (torchvision), or also in the first group "
+        "(simclr).",
         choices=("torchvision", "simclr"),
     )
     output_stride: int = option(
@@ -265,7 +273,8 @@ class EvalConfig:
     )
     fine_tune_after_block: int = option(
         -1,
-        "finetune trains only what follows this group: -1 everything, 0 after the stem, 4 the classifier.",
+        "finetune trains only what follows this group: -1 everything, 0 after the stem, 4 the "
+        "classifier.",
         low=-1,
         high=4,
     )
@@ -291,7 +300,16 @@ class StrategyConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MethodConfig:
-    """The options of one method; each method's file extends it."""
+    """The options of one method; each method's file extends it.
+
+    ``DEFAULTS`` are the method's own values of general options, by train_mode, with their source.
+    """
+
+    DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "pretrain": {},
+        "linear_eval": {},
+        "finetune": {},
+    }
 
 
 GROUPS: dict[str, type] = {
@@ -305,8 +323,9 @@ GROUPS: dict[str, type] = {
     "strategy": StrategyConfig,
 }
 
-# The embedded data set brings sizes that fit its 8x8 images and a laptop. They stand between a method's defaults, which are
-# its paper's, and the command line; flags/digits/ holds the same values as files.
+# The embedded data set brings sizes that fit its 8x8 images and a laptop. They stand between a
+# method's defaults, which are its paper's, and the command line; flags/digits/ holds the same
+# values as files.
 DIGITS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "pretrain": {},
     "linear_eval": {},
@@ -339,7 +358,8 @@ class Config:
         low, high = self.augment.crop_area_min, self.augment.crop_area_max
         if low is not None and low > (high or 1.0):
             raise UserError(
-                f"--crop_area_min must not exceed --crop_area_max. Received: {low} and {high or 1.0}"
+                f"--crop_area_min must not exceed --crop_area_max. Received: {low} and "
+                f"{high or 1.0}"
             )
         if self.model.output_stride not in (8, 16, 32):
             raise UserError(
@@ -367,7 +387,8 @@ class Config:
                 else "rising epochs such as 60,75,90"
             )
             raise UserError(
-                f"--decay_epochs must be {wanted} with --learning_rate_schedule={schedule}. Received: {text!r}"
+                f"--decay_epochs must be {wanted} with --learning_rate_schedule={schedule}. "
+                f"Received: {text!r}"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One vocabulary for one device and many: strategies, replica numbers and exact collectives.
 
-Every function here is the identity (or its trivial form) on one replica, so that methods and losses are written once.
+Every function here is the identity (or its trivial form) on one replica, so that methods and losses
+are written once.
 """
 
 import tensorflow as tf
@@ -16,10 +17,12 @@ def make_strategy(
     """Makes the strategy that ``--strategy`` names.
 
     Args:
-        name: ``auto`` (several GPUs: ``mirrored``; else ``none``), ``none`` (one device, no strategy, so that XLA stays
-            available), ``mirrored``, ``multi_worker`` (the cluster comes from ``TF_CONFIG``) or ``tpu``.
-        num_replicas: replicas of ``mirrored``; 0 takes every GPU. On a machine without GPUs the CPU is split into this
-            many logical devices, which must happen before TensorFlow is first used.
+        name: ``auto`` (several GPUs: ``mirrored``; else ``none``), ``none`` (one device, no
+            strategy, so that XLA stays available), ``mirrored``, ``multi_worker`` (the cluster
+            comes from ``TF_CONFIG``) or ``tpu``.
+        num_replicas: replicas of ``mirrored``; 0 takes every GPU. On a machine without GPUs the CPU
+            is split into this many logical devices, which must happen before TensorFlow is first
+            used.
         tpu_name: name or address of the TPU; empty means a local TPU VM.
 
     Returns:
@@ -61,7 +64,8 @@ def _mirrored(num_gpus: int, num_replicas: int) -> tf.distribute.Strategy:
             )
         except RuntimeError as error:
             raise UserError(
-                f"--num_replicas={wanted}: the CPU cannot be split any more, TensorFlow is already running ({error})"
+                f"--num_replicas={wanted}: the CPU cannot be split any more, TensorFlow is "
+                f"already running ({error})"
             ) from error
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(wanted)])
 
@@ -78,7 +82,8 @@ def _multi_worker() -> tf.distribute.Strategy:
 
     if not os.environ.get("TF_CONFIG"):
         raise UserError(
-            "--strategy=multi_worker reads the cluster from the TF_CONFIG environment variable, which is not set"
+            "--strategy=multi_worker reads the cluster from the TF_CONFIG environment variable, "
+            "which is not set"
         )
     return tf.distribute.MultiWorkerMirroredStrategy()
 
@@ -90,7 +95,8 @@ def _tpu(tpu_name: str) -> tf.distribute.Strategy:
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, tf.errors.OpError) as error:
         raise UserError(
-            f"--strategy=tpu: no TPU answered at {tpu_name or 'this machine'!r} ({str(error).splitlines()[0]})"
+            f"--strategy=tpu: no TPU answered at {tpu_name or 'this machine'!r} "
+            f"({str(error).splitlines()[0]})"
         ) from error
     return tf.distribute.TPUStrategy(resolver)
 
@@ -110,7 +116,7 @@ def replica_id() -> tf.Tensor:
 
 
 def all_sum(tensor: tf.Tensor) -> tf.Tensor:
-    """Sums a tensor over the replicas; differentiable (its gradient is again a sum over replicas)."""
+    """Sums a tensor over the replicas; its gradient is again a sum over the replicas."""
     if num_replicas() == 1:
         return tensor
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensor)
@@ -119,8 +125,9 @@ def all_sum(tensor: tf.Tensor) -> tf.Tensor:
 def gather(rows: tf.Tensor) -> tf.Tensor:
     """Concatenates every replica's rows, in replica order, with exact gradients to every replica.
 
-    Each replica places its block into zeros and the blocks are summed: static shapes, bfloat16 and XLA stay possible,
-    which ``ReplicaContext.all_gather`` does not give. All replicas must hold equally many rows.
+    Each replica places its block into zeros and the blocks are summed: static shapes, bfloat16 and
+    XLA stay possible, which ``ReplicaContext.all_gather`` does not give. All replicas must hold
+    equally many rows.
 
     Args:
         rows: [rows, ...] of this replica.
@@ -137,5 +144,5 @@ def gather(rows: tf.Tensor) -> tf.Tensor:
 
 
 def first_row(rows: tf.Tensor) -> tf.Tensor:
-    """The global number of this replica's first row, int32: where its block stands in ``gather(rows)``."""
+    """Where this replica's block starts in ``gather(rows)``, an int32 scalar."""
     return replica_id() * tf.shape(rows)[0]

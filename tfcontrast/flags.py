@@ -1,8 +1,8 @@
-"""The command line, derived from the config dataclasses: they hold names, defaults, bounds and help.
+"""The command line, derived from the config dataclasses.
 
-An option's value comes from the first of: the command line and the flagfiles on it (the later wins), the checkpoint that the
-run starts from (its data, encoder and projector), the embedded data set's sizes, the method's own default for this train_mode,
-the dataclass.
+An option's value comes from the first of: the command line and the flagfiles on it (the later
+wins), the checkpoint that the run starts from (its data, encoder and projector), the embedded data
+set's sizes, the method's own default for this train_mode, the dataclass.
 """
 
 import dataclasses
@@ -30,7 +30,8 @@ _TITLES = {
     "evaluation": "Evaluation",
     "strategy": "Devices",
 }
-# What a run that starts from a checkpoint takes over from it; the encoder's options cannot be overridden.
+# What a run that starts from a checkpoint takes over from it; the encoder's options cannot be
+# overridden.
 _ENCODER = frozenset(field.name for field in dataclasses.fields(ModelConfig)) - {
     "precision",
     "global_bn",
@@ -82,7 +83,7 @@ def _define_one(field: dataclasses.Field[Any], default: Any, flag_values: flags.
             field.name, default, field.metadata["choices"], text, flag_values=flag_values
         )
     else:
-        defines = {
+        defines: dict[type, Any] = {
             bool: flags.DEFINE_bool,
             int: flags.DEFINE_integer,
             float: flags.DEFINE_float,
@@ -101,11 +102,12 @@ def parse(argv: Sequence[str]) -> Config | None:
         The run's config, or None when help was asked for.
 
     Raises:
-        UserError: an unknown flag, a stray word, a missing flagfile, or a value that is not accepted.
+        UserError: an unknown flag, a stray word, a missing flagfile, or a value that is not
+            accepted.
     """
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
         return None
-    flag_values = flags.FlagValues()
+    flag_values = flags.FlagValues()  # type: ignore[no-untyped-call]  # absl is not typed
     define(flag_values)
     try:
         stray = flag_values(list(argv))[1:]
@@ -117,7 +119,7 @@ def parse(argv: Sequence[str]) -> Config | None:
 
 
 def _source_options(flag_values: flags.FlagValues) -> dict[str, Any]:
-    """The options of the checkpoint that the run starts from; empty for one that starts from nothing."""
+    """The options of the checkpoint that the run starts from; empty without one."""
     train_mode, mode, checkpoint = (
         flag_values[name].value for name in ("train_mode", "mode", "checkpoint")
     )
@@ -131,7 +133,8 @@ def _source_options(flag_values: flags.FlagValues) -> dict[str, Any]:
     if train_mode == "pretrain":
         if checkpoint:
             raise UserError(
-                "--checkpoint is for linear_eval, finetune, eval and export; --model_dir resumes pretraining"
+                "--checkpoint is for linear_eval, finetune, eval and export; --model_dir resumes "
+                "pretraining"
             )
         return {}
     if not checkpoint:
@@ -149,11 +152,12 @@ def to_config(flag_values: flags.FlagValues, inherited: Mapping[str, Any] | None
         inherited: the options of the checkpoint that the run starts from, by name.
 
     Raises:
-        UserError: a flag of another method, a flag that contradicts the checkpoint, or a value that is not accepted.
+        UserError: a flag of another method, a flag that contradicts the checkpoint, or a value that
+            is not accepted.
     """
     given = {name: flag_values[name].value for name in flag_values if flag_values[name].present}
     inherited = dict(inherited or {})
-    method = given.get("method", inherited.get("method", flag_values["method"].value))
+    method = str(given.get("method") or inherited.get("method") or flag_values["method"].value)
     measures = flag_values["mode"].value in ("eval", "export")
     train_mode = (
         given.get("train_mode", inherited.get("train_mode") if measures else None) or "pretrain"
@@ -163,14 +167,16 @@ def to_config(flag_values: flags.FlagValues, inherited: Mapping[str, Any] | None
     for name, by_method in _method_fields().items():
         if name in given and name not in own:
             raise UserError(
-                f"--{name} is not an option of --method={method}; it belongs to {', '.join(by_method)}"
+                f"--{name} is not an option of --method={method}; it belongs to "
+                f"{', '.join(by_method)}"
             )
     taken = _taken_over(inherited, own)
     for name in sorted(taken.keys() & given.keys()):
         fixed = name in own or name in _ENCODER
         if fixed and given[name] != taken[name]:
             raise UserError(
-                f"--{name}={given[name]} contradicts the checkpoint, which was made with {taken[name]}"
+                f"--{name}={given[name]} contradicts the checkpoint, which was made with "
+                f"{taken[name]}"
             )
     dataset = given.get("dataset", taken.get("dataset", flag_values["dataset"].value))
     defaults = {

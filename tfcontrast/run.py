@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _execute(config: Config) -> None:
-    """Opens the run's folder, hands the config to its driver and writes what the driver measured."""
+    """Opens the run's folder, hands the config to its driver and writes what it measured."""
     from tfcontrast import flags
     from tfcontrast.distribute import make_strategy
     from tfcontrast.train import build, run_folder
@@ -76,7 +76,7 @@ def _execute(config: Config) -> None:
 
 @contextlib.contextmanager
 def _quiet(enabled: bool) -> Iterator[None]:
-    """Hides what TensorFlow's C++ writes to file descriptor 2 at start-up, unless start-up fails."""
+    """Hides what TensorFlow's C++ writes to standard error at start-up, unless that fails."""
     if not enabled:
         yield
         return

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy with label smoothing: the supervised baseline's loss (Szegedy et al., 2016, arXiv:1512.00567)."""
+"""Softmax cross-entropy with label smoothing (Szegedy et al., 2016, arXiv:1512.00567)."""
 
 import tensorflow as tf
 
@@ -8,8 +8,9 @@ def cross_entropy(
 ) -> tf.Tensor:
     """Mean over the batch of the cross-entropy between targets and softmax(logits).
 
-    With smoothing e and C classes the target is ``1 - e + e / C`` for the label and ``e / C`` for every other class
-    (Szegedy et al., Section 7), so the loss is ``(1 - e) CE(label) + e mean_c CE(c)``.
+    With smoothing e and C classes the target is ``1 - e + e / C`` for the label and ``e / C`` for
+    every other class (Szegedy et al., Section 7), so the loss is ``(1 - e) CE(label) + e mean_c
+    CE(c)``.
 
     Args:
         logits: [batch, classes]; half precision is lifted to float32.
@@ -29,7 +30,8 @@ def cross_entropy(
     """
     if logits.shape.rank != 2 or labels.shape.rank != 1:
         raise ValueError(
-            f"logits must be [batch, classes] and labels [batch]. Received: {logits.shape} and {labels.shape}"
+            f"logits must be [batch, classes] and labels [batch]. Received: {logits.shape} and "
+            f"{labels.shape}"
         )
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1). Received: {label_smoothing}")

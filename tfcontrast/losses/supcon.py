@@ -148,7 +148,14 @@ def _masks(
     positives_cap: int | None,
     first_row: int | tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Which columns are positives and negatives of each anchor, two bool [anchors, B V]."""
+    """Which columns are positives and which are negatives of each anchor.
+
+    Built for images first, [b, B], then spread over their views. A same-class image above the cap
+    is neither: it stays out of ``kept``, and it is no negative because its class is the anchor's.
+
+    Returns:
+        Two bool [anchors, B V], disjoint, both False at the anchor itself.
+    """
     images = tf.range(tf.shape(all_labels)[0])
     own_image = (tf.cast(first_row, tf.int32) + tf.range(tf.shape(labels)[0]))[:, None] == images
     alike = (labels[:, None] == all_labels) & (labels[:, None] != UNLABELLED)

@@ -6,7 +6,7 @@ from tfcontrast.methods.simclr import SimCLR, SimCLRConfig
 from tfcontrast.methods.supcon import SupCon, SupConConfig
 from tfcontrast.methods.supervised import Supervised, SupervisedConfig
 
-METHODS = {
+METHODS: dict[str, type[Method]] = {
     "simclr": SimCLR,
     "supcon": SupCon,
     "supervised": Supervised,

@@ -1,7 +1,8 @@
-"""What every method shares: one training step, exact on any number of replicas, and a linear probe beside it.
+"""What every method shares: one step, exact on any number of replicas, and a linear probe beside.
 
-A method is a final subclass of :class:`Method`. It builds what its paper draws in ``__init__``, runs the figure in ``call``
-and returns named scalars from ``compute_losses``; ``after_update`` moves what is not trained by gradients.
+A method is a final subclass of :class:`Method`. It builds what its paper draws in ``__init__``,
+runs the figure in ``call`` and returns named scalars from ``compute_losses``; ``after_update``
+moves what is not trained by gradients.
 """
 
 import abc
@@ -12,20 +13,26 @@ import keras
 import tensorflow as tf
 
 from tfcontrast import distribute
+from tfcontrast.config import MethodConfig
 from tfcontrast.optim import SummedOptimizer, variable_roles
 
 
 class Method(keras.Model, abc.ABC):
     """A trainable method: a backbone, what the method adds to it, and one step.
 
-    Trains by ``compile``/``fit`` under every strategy, the default one included. Make it, ``compile`` it and ``prepare`` it in
-    the strategy's scope; the data set gives ``{"views": (view, ...), "label": [B], "index": [B]}`` of the global batch.
+    Trains by ``compile``/``fit`` under every strategy, the default one included. Make it,
+    ``compile`` it and ``prepare`` it in the strategy's scope; the data set gives ``{"views": (view,
+    ...), "label": [B], "index": [B]}`` of the global batch.
 
     Args:
         backbone: [B, H, W, 3] images in [0, 1] to [B, D] features; has ``feature_dim``.
-        num_classes: classes of the linear probe that trains beside on stop-gradient features; 0 leaves it out.
+        num_classes: classes of the linear probe that trains beside on stop-gradient features; 0
+            leaves it out.
         probe_learning_rate: Adam's learning rate for the probe.
     """
+
+    Config: ClassVar[type[MethodConfig]]
+    """The dataclass of the method's options."""
 
     metric_names: ClassVar[tuple[str, ...]]
     """Names of the scalars that ``compute_losses`` returns; ``"loss"`` is the first."""
@@ -39,10 +46,12 @@ class Method(keras.Model, abc.ABC):
     ) -> None:
         super().__init__(name=type(self).__name__.lower())
         self.backbone = backbone
-        self.probe = (
+        self.probe: Any = (
             keras.layers.Dense(num_classes, dtype="float32", name="probe") if num_classes else None
         )
-        self.probe_optimizer = keras.optimizers.Adam(probe_learning_rate) if num_classes else None
+        self.probe_optimizer: Any = (
+            keras.optimizers.Adam(probe_learning_rate) if num_classes else None
+        )
         names = (*self.metric_names, *(("probe_loss", "probe_top1") if num_classes else ()))
         self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
 
@@ -62,10 +71,13 @@ class Method(keras.Model, abc.ABC):
     def compute_losses(
         self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]
     ) -> dict[str, tf.Tensor]:
-        """Computes this replica's scalars, keyed as ``metric_names``; their mean over replicas is the global batch's."""
+        """Computes this replica's scalars, keyed as ``metric_names``.
+
+        Their mean over the replicas is the global batch's value.
+        """
 
     def after_update(self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]) -> None:
-        """Moves EMA copies, queues and centers after the optimizer's update; most methods have none."""
+        """Moves EMA copies, queues and centers after the update; most methods have none."""
         del outputs, batch
 
     def build(self, input_shape: Any = None) -> None:
@@ -73,7 +85,7 @@ class Method(keras.Model, abc.ABC):
         self.built = True
 
     def embed(self, images: tf.Tensor) -> tf.Tensor:
-        """The features that evaluators use: [B, H, W, 3] in [0, 1] to float32 [B, D], in inference mode."""
+        """The features that evaluators use: [B, H, W, 3] in [0, 1] to float32 [B, D]."""
         return tf.cast(self.backbone(images, training=False), tf.float32)
 
     @property
@@ -88,7 +100,7 @@ class Method(keras.Model, abc.ABC):
         return list(self._trackers.values())
 
     def prepare(self, image_size: int) -> None:
-        """Creates every variable, those of the optimizers included; call it in the strategy's scope after ``compile``."""
+        """Creates every variable, the optimizers' too; call it in scope, after ``compile``."""
         views = (tf.zeros([2, image_size, image_size, 3]),) * self.num_views
         outputs = self(views, training=False)
         if isinstance(self.optimizer, SummedOptimizer):
@@ -103,7 +115,8 @@ class Method(keras.Model, abc.ABC):
         with tf.GradientTape() as tape:
             outputs = self(batch["views"], training=True)
             losses = self.compute_losses(outputs, batch)
-            # Optimizers add the replicas' gradients up, so each replica brings its share of the global mean.
+            # Optimizers add the replicas' gradients up, so each replica brings its share of the
+            # global mean.
             loss = losses["loss"] / distribute.num_replicas()
         variables = self.encoder_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
@@ -118,7 +131,7 @@ class Method(keras.Model, abc.ABC):
         return {name: tracker.result() for name, tracker in self._trackers.items()}
 
     def _train_probe(self, features: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
-        """A step of the linear probe on every view; it reads features and never moves the encoder."""
+        """A step of the linear probe on every view; it never moves the encoder."""
         labels = tf.tile(labels, [tf.shape(features)[0] // tf.shape(labels)[0]])
         with tf.GradientTape() as tape:
             logits = self.probe(features)
@@ -134,9 +147,10 @@ class Method(keras.Model, abc.ABC):
     def make_train_function(self, force: bool = False) -> None:
         """Builds the function that ``fit`` calls.
 
-        Keras's own reduces the step's results in a way that several workers do not allow; the metrics hold them already.
+        Keras's own reduces the step's results in a way that several workers do not allow; the
+        metrics hold them already.
         """
-        if self.train_function is not None and not force:
+        if getattr(self, "train_function", None) is not None and not force:
             return
         strategy = self.distribute_strategy
         step = self.train_step
@@ -148,7 +162,8 @@ class Method(keras.Model, abc.ABC):
                 strategy.run(step, args=(next(iterator),))
             return {metric.name: metric.result() for metric in self.metrics}
 
-        self.train_function = train_function if self.run_eagerly else tf.function(train_function)
+        eager = self.run_eagerly
+        self.train_function: Any = train_function if eager else tf.function(train_function)
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: ``prepare`` has built everything; Keras's own version reads a batch and fails under several workers."""
+        """Nothing, since ``prepare`` builds everything; Keras's own fails under several workers."""

@@ -1,4 +1,4 @@
-"""What the methods with a projector share: its options, its construction, and the forward pass of several views."""
+"""What methods with a projector share: its options, its construction, the pass of all views."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def make_projector(config: ProjectionConfig, *, global_bn: bool = True) -> Proje
 def encode_views(
     backbone: keras.Model, projector: Projector, views: Sequence[tf.Tensor], training: bool
 ) -> dict[str, tf.Tensor]:
-    """Passes all views together through backbone and projector, so that batch norm sees them as one batch.
+    """Passes all views through backbone and projector as one batch, which batch norm sees whole.
 
     Args:
         backbone: images to features.

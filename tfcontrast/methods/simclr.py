@@ -1,11 +1,14 @@
-"""SimCLR: A Simple Framework for Contrastive Learning of Visual Representations. Chen et al., 2020, arXiv:2002.05709.
+"""SimCLR: A Simple Framework for Contrastive Learning of Visual Representations.
 
-The figure: two views of every image pass one backbone (features h) and one projector (embeddings z); the two embeddings of an
-image attract each other and repel those of every other image of the global batch. SimCLR v2 (arXiv:2006.10029) is a recipe of
-this method: deeper projector, selective kernels, and finetuning from the projector's first layer.
+Chen et al., 2020, arXiv:2002.05709.
 
-Deviation: the released code sums the loss of both directions; here it is the paper's mean over the 2B anchors unless
-``loss_scale=2``.
+The figure: two views of every image pass one backbone (features h) and one projector (embeddings
+z); the two embeddings of an image attract each other and repel those of every other image of the
+global batch. SimCLR v2 (arXiv:2006.10029) is a recipe of this method: deeper projector, selective
+kernels, and finetuning from the projector's first layer.
+
+Deviation: the released code sums the loss of both directions; here it is the paper's mean over the
+2B anchors unless ``loss_scale=2``.
 """
 
 import dataclasses
@@ -39,7 +42,8 @@ class SimCLRConfig(ProjectionConfig):
         1.0, "Multiplies the loss; 2: the released code's sum of both directions.", low=0
     )
 
-    # Section 2 and Appendix B.6: LARS 0.3 x B/256, weight decay 1e-6, batch 4096, 10 epochs of warm-up, cosine.
+    # Section 2 and Appendix B.6: LARS 0.3 x B/256, weight decay 1e-6, batch 4096, 10 epochs of
+    # warm-up, cosine.
     DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "pretrain": {},
         # Appendix B.6: Nesterov 0.1 x B/256, 90 epochs, batch 4096, no warm-up, no decay.

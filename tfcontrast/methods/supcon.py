@@ -1,10 +1,11 @@
 """SupCon: Supervised Contrastive Learning. Khosla et al., 2020, arXiv:2004.11362.
 
-The figure: SimCLR's two views, backbone and projector, but every view of every image of the same class is a positive. The
-classifier is trained afterwards on the frozen features (``--train_mode=linear_eval``).
+The figure: SimCLR's two views, backbone and projector, but every view of every image of the same
+class is a positive. The classifier is trained afterwards on the frozen features
+(``--train_mode=linear_eval``).
 
-Deviation: the released codes multiply the loss by the temperature (TensorFlow) or by temperature / 0.07 (PyTorch); here it is
-the paper's equation unless ``loss_temperature_scale`` says so.
+Deviation: the released codes multiply the loss by the temperature (TensorFlow) or by temperature /
+0.07 (PyTorch); here it is the paper's equation unless ``loss_temperature_scale`` says so.
 """
 
 import dataclasses
@@ -46,7 +47,8 @@ class SupConConfig(ProjectionConfig):
         choices=("none", "temperature", "base"),
     )
 
-    # Section 4 and the released ImageNet recipe: LARS 0.4 x B/256, batch 6144, 350 epochs, temperature 0.1.
+    # Section 4 and the released ImageNet recipe: LARS 0.4 x B/256, batch 6144, 350 epochs,
+    # temperature 0.1.
     DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "pretrain": {
             "learning_rate": 0.4,
@@ -113,8 +115,8 @@ class SupCon(Method):
     ) -> dict[str, tf.Tensor]:
         """Local anchors against the embeddings and labels of every replica.
 
-        The contrastive metrics are SimCLR's, with the other view as the one positive: a bound on mutual information is not
-        defined for several positives.
+        The contrastive metrics are SimCLR's, with the other view as the one positive: a bound on
+        mutual information is not defined for several positives.
         """
         config = self.config
         views = tf.stack(tf.split(outputs["embeddings"], 2), 1)  # [B, 2, d]

@@ -1,7 +1,8 @@
-"""The cross-entropy baseline, and the classifier of ``linear_eval`` and ``finetune``: a linear layer on the backbone.
+"""The cross-entropy baseline, and the classifier of ``linear_eval`` and ``finetune``.
 
-From scratch it is the baseline that SimCLR (Table 8) and SupCon (Table 2) are compared with. On a pretrained backbone, with
-everything before the classifier frozen, it is linear evaluation; with all or the last groups trainable, finetuning.
+From scratch it is the baseline that SimCLR (Table 8) and SupCon (Table 2) are compared with. On a
+pretrained backbone, with everything before the classifier frozen, it is linear evaluation; with all
+or the last groups trainable, finetuning.
 """
 
 import dataclasses
@@ -27,7 +28,8 @@ class SupervisedConfig(MethodConfig):
         0.0, "Share of the target spread over all classes.", low=0, high=0.99
     )
 
-    # The baseline of the released SupCon code for ImageNet: Nesterov 0.1 x B/256, weight decay 1e-4, 200 epochs.
+    # The baseline of the released SupCon code for ImageNet: Nesterov 0.1 x B/256, weight decay
+    # 1e-4, 200 epochs.
     DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "pretrain": {
             "augmentation": "crop_flip",
@@ -71,8 +73,9 @@ class Supervised(Method):
         global_bn: unused: this method adds no batch norm of its own.
         projector: the pretrained projector whose first layers stay under the classifier.
         projector_layers: how many of them: 0 none, -1 all.
-        frozen_groups: what stays as it is, in inference mode: -1 nothing, 0 the stem, k the stem and the first k groups;
-            ``FROZEN_ENCODER`` (4) freezes the backbone and the projector: linear evaluation.
+        frozen_groups: what stays as it is, in inference mode: -1 nothing, 0 the stem, k the stem
+            and the first k groups; ``FROZEN_ENCODER`` (4) freezes the backbone and the projector:
+            linear evaluation.
         zero_init: start the classifier at zero instead of N(0, 0.01).
     """
 
@@ -108,7 +111,7 @@ class Supervised(Method):
                 self.projector.trainable = False
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
-        """One view through backbone, kept projector layers and classifier; frozen parts run in inference mode."""
+        """One view through backbone, kept projector layers and classifier."""
         learns = training and self.frozen_groups < FROZEN_ENCODER
         features = self.backbone(views[0], training=learns)  # [B, D]
         if self.projector is not None:
@@ -122,7 +125,7 @@ class Supervised(Method):
     def compute_losses(
         self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]
     ) -> dict[str, tf.Tensor]:
-        """Softmax cross-entropy, its accuracy on the training views, and the entropy of the predictions in nats."""
+        """Cross-entropy, accuracy on the training views, entropy of the predictions in nats."""
         logits, labels = outputs["logits"], batch["label"]
         log_probabilities = tf.nn.log_softmax(logits)
         hits = tf.equal(tf.argmax(logits, 1, output_type=labels.dtype), labels)

@@ -1,4 +1,4 @@
-"""From options to objects: data, backbone, method, optimizer. Nothing below this package sees a config."""
+"""From options to objects: data, backbone, method, optimizer."""
 
 import dataclasses
 from typing import Any
@@ -18,7 +18,8 @@ from tfcontrast.models.resnet import resolve_stem
 # Images of one size up to this are trained at it, others at 224 pixels.
 _LARGEST_NATURAL_SIZE = 96
 
-# Mean and deviation by --input_normalization; CIFAR's are those of its training images, "half" maps [0, 1] to [-1, 1].
+# Mean and deviation by --input_normalization; CIFAR's are those of its training images, "half" maps
+# [0, 1] to [-1, 1].
 _NORMALIZATIONS: dict[str, tuple[tuple[float, ...] | None, tuple[float, ...] | None]] = {
     "none": (None, None),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -46,15 +47,28 @@ class RunData:
     evaluation: data_lib.Source | None
     image_size: int
 
+    def labelled_evaluation(self) -> data_lib.Source:
+        """The evaluation split.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.evaluation is None or not self.evaluation.num_classes:
+            raise UserError(
+                f"{self.train.name} has no labelled split to evaluate on; --eval_split names one"
+            )
+        return self.evaluation
+
 
 def open_data(config: Config) -> RunData:
     """Opens the run's splits.
 
     Raises:
-        UserError: the data set, a split or its labels are not there, or it is smaller than the batch.
+        UserError: the data set, a split or its labels are not there, or it is smaller than the
+            batch.
     """
     options = config.data
-    how = {
+    how: dict[str, Any] = {
         "data_dir": options.data_dir or None,
         "download": options.download,
         "seed": 0,
@@ -91,7 +105,8 @@ def open_data(config: Config) -> RunData:
         )
     if config.train.train_batch_size > train.num_examples:
         raise UserError(
-            f"--train_batch_size={config.train.train_batch_size} is larger than the {train.num_examples} training images of "
+            f"--train_batch_size={config.train.train_batch_size} is larger than the "
+            f"{train.num_examples} training images of "
             f"{options.dataset}"
         )
     return RunData(train, held_out, whole, evaluation, options.image_size or _natural_size(whole))
@@ -162,7 +177,8 @@ def build_method(config: Config, data: RunData) -> Method:
         classes = 0
     if cls is not Supervised and not config.train.lineareval_while_pretraining:
         classes = 0
-    method = cls(
+    make: Any = cls
+    method: Method = make(
         build_backbone(config, data.image_size),
         config.method,
         num_classes=classes,
@@ -180,7 +196,7 @@ def compile_method(method: Method, config: Config, data: RunData) -> Method:
 
 
 def resolved_options(config: Config, data: RunData) -> dict[str, Any]:
-    """The options with what depends on the data spelled out, so that a checkpoint can be rebuilt without it."""
+    """The options with what depends on the data spelled out: a checkpoint needs no data."""
     stem = resolve_stem(config.model.stem, data.image_size)
     return {**config.to_dict(), "image_size": data.image_size, "stem": stem}
 
@@ -194,7 +210,7 @@ def make_run_optimizer(config: Config, steps_per_epoch: int) -> Any:
     """The optimizer and its schedule over the run's length."""
     options = config.optim
     decays = [float(word) for word in options.decay_epochs.split(",") if word.strip()]
-    own = {
+    own: dict[str, dict[str, Any]] = {
         "lars": {
             "momentum": options.momentum,
             "nesterov": options.nesterov,
@@ -236,5 +252,6 @@ def check_batch(config: Config, strategy: tf.distribute.Strategy) -> None:
     replicas = strategy.num_replicas_in_sync
     if config.train.train_batch_size % replicas:
         raise UserError(
-            f"--train_batch_size={config.train.train_batch_size} must be a multiple of the {replicas} replicas"
+            f"--train_batch_size={config.train.train_batch_size} must be a multiple of the "
+            f"{replicas} replicas"
         )

@@ -1,4 +1,4 @@
-"""The callbacks of a run: rates, the kNN monitor and checkpoints. Users' own Keras callbacks stand beside them."""
+"""The callbacks of a run: rates, the kNN monitor and checkpoints."""
 
 import logging
 import pathlib
@@ -89,7 +89,7 @@ class KnnMonitor(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._every, self._epochs, self._classes = every, epochs, bank.num_classes
-        self._vote = {"k": k, "temperature": temperature}
+        self._vote: dict[str, Any] = {"k": k, "temperature": temperature}
         self._embed: Any = None  # traced once, not once a measurement
         self._sets = [
             data_lib.eval_dataset(_thin(source, most), image_size=image_size, batch_size=batch_size)
@@ -120,8 +120,8 @@ def _thin(source: data_lib.Source, most: int) -> data_lib.Source:
 class Checkpoints(keras.callbacks.Callback):
     """Writes a checkpoint every so many steps and at the end.
 
-    A disk that is full does not end the training: the user is told, the checkpoints that are there stay, and the next one is
-    tried in its turn.
+    A disk that is full does not end the training: the user is told, the checkpoints that are there
+    stay, and the next one is tried in its turn.
 
     Args:
         folder: the run's ``checkpoints`` folder.

@@ -1,8 +1,9 @@
 """Checkpoints that are there whole or not at all.
 
-A checkpoint is a folder ``step_00001234`` with TensorFlow's checkpoint files (``tf.train.load_checkpoint`` reads them) and a
-``manifest.json`` with sizes, hashes, the run's options and versions. It is written under another name, flushed to the disk and
-then renamed; a folder without that name never counts.
+A checkpoint is a folder ``step_00001234`` with TensorFlow's checkpoint files
+(``tf.train.load_checkpoint`` reads them) and a ``manifest.json`` with sizes, hashes, the run's
+options and versions. It is written under another name, flushed to the disk and then renamed; a
+folder without that name never counts.
 """
 
 import hashlib
@@ -159,7 +160,7 @@ def list_checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def latest_checkpoint(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, with its manifest; damaged newer ones are set aside and named in the log."""
+    """The newest whole checkpoint and its manifest; damaged newer ones are set aside and named."""
     for checkpoint in reversed(list_checkpoints(folder)):
         try:
             manifest = read_manifest(checkpoint)
@@ -197,7 +198,8 @@ def find_checkpoint(path: str) -> tuple[pathlib.Path, dict[str, Any]]:
     if found is None:
         kind = "holds no checkpoint" if folder.is_dir() else "does not exist"
         raise UserError(
-            f"--checkpoint: {path} {kind}; give a run's folder or one of its checkpoints/step_* folders"
+            f"--checkpoint: {path} {kind}; give a run's folder or one of its checkpoints/step_* "
+            f"folders"
         )
     return found
 
@@ -234,7 +236,8 @@ def restore(
     for name, variable in state.items():
         if name in arrays and tuple(arrays[name].shape) != tuple(variable.shape):
             raise UserError(
-                f"{source} was made by another architecture: {name} has shape {tuple(arrays[name].shape)} there, "
+                f"{source} was made by another architecture: {name} has shape "
+                f"{tuple(arrays[name].shape)} there, "
                 f"{tuple(variable.shape)} here"
             )
     for name, variable in state.items():

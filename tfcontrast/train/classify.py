@@ -1,4 +1,4 @@
-"""``--train_mode=linear_eval`` and ``finetune``: a classifier on a pretrained encoder, frozen or not."""
+"""``--train_mode=linear_eval`` and ``finetune``: a classifier on a pretrained encoder."""
 
 import pathlib
 from typing import Any
@@ -49,11 +49,9 @@ def classify(
             state.model_state(method), checkpoints.read_arrays(found), source=str(found)
         )
     if config.run.mode != "train":
-        if data.evaluation is None:
-            raise UserError(
-                f"--dataset={config.data.dataset} has no evaluation split; name one by --eval_split"
-            )
-        result["evaluation"] = measure_classifier(config, data, method, label=config.run.train_mode)
+        result["evaluation"] = measure_classifier(
+            config, data, data.labelled_evaluation(), method, label=config.run.train_mode
+        )
     return result
 
 
@@ -71,10 +69,10 @@ def build_classifier(config: Config, data: build.RunData) -> Supervised:
                 f"--ft_proj_selector={layers}: --method={config.run.method} has no projector"
             )
         projector = make_projector(config.method, global_bn=config.model.global_bn)
-        if layers > projector.depth:
-            raise UserError(
-                f"--ft_proj_selector={layers}: the projector has {projector.depth} layers"
-            )
+        mode = config.method.proj_head_mode
+        depth = {"none": 0, "linear": 1}.get(mode, config.method.num_proj_layers)
+        if layers > depth:
+            raise UserError(f"--ft_proj_selector={layers}: the projector has {depth} layers")
     method = Supervised(
         build.build_backbone(config, data.image_size),
         config.method if isinstance(config.method, SupervisedConfig) else None,
@@ -100,13 +98,18 @@ def _restore_encoder(method: Supervised, checkpoint: pathlib.Path, config: Confi
 
 
 def measure_classifier(
-    config: Config, data: build.RunData, method: Supervised, *, label: str
+    config: Config,
+    data: build.RunData,
+    evaluation: data_lib.Source,
+    method: Supervised,
+    *,
+    label: str,
 ) -> list[dict[str, Any]]:
     """Top-1 and top-5 of the classifier on the evaluation split, every image once."""
     scores, truth = evaluate.extract_features(
         method.classify,
         data_lib.eval_dataset(
-            data.evaluation,
+            evaluation,
             image_size=data.image_size,
             batch_size=config.evaluation.eval_batch_size,
         ),
@@ -117,16 +120,19 @@ def measure_classifier(
         "finetune": "finetuned network",
         "classifier": "classifier of the network trained from scratch",
     }[label]
-    protocol = f"{what}, {config.optim.optimizer}, {data.train.num_examples} training images, last step, one evaluation view"
+    protocol = (
+        f"{what}, {config.optim.optimizer}, {data.train.num_examples} training images, last step, "
+        "one evaluation view"
+    )
     say()
-    say(f"{config.data.dataset}, {data.evaluation.split}: {len(truth)} images")
+    say(f"{config.data.dataset}, {evaluation.split}: {len(truth)} images")
     say(table(["", "top-1", "top-5"], [[what, percent(values["top1"]), percent(values["top5"])]]))
     return [
         {
             "metric": f"{label}_{name}",
             "value": value,
             "protocol": protocol,
-            "split": data.evaluation.split,
+            "split": evaluation.split,
             "count": len(truth),
             "seed": config.run.seed,
         }
@@ -135,11 +141,8 @@ def measure_classifier(
 
 
 def _logistic_regression(config: Config, data: build.RunData) -> list[dict[str, Any]]:
-    """``--linear_protocol=lbfgs``: multinomial logistic regression on features of the clean images."""
-    if data.evaluation is None:
-        raise UserError(
-            f"--dataset={config.data.dataset} has no evaluation split; name one by --eval_split"
-        )
+    """``--linear_protocol=lbfgs``: logistic regression on features of the clean images."""
+    evaluation = data.labelled_evaluation()
     backbone = build.build_backbone(config, data.image_size)
     backbone(tf.zeros([2, data.image_size, data.image_size, 3]))
     found, _ = checkpoints.find_checkpoint(config.run.checkpoint)
@@ -153,7 +156,7 @@ def _logistic_regression(config: Config, data: build.RunData) -> list[dict[str, 
         data_lib.eval_dataset(
             source, image_size=data.image_size, batch_size=config.evaluation.eval_batch_size
         )
-        for source in (data.train, data.evaluation)
+        for source in (data.train, evaluation)
     ]
     (features, labels), (queries, truth) = (
         evaluate.extract_features(embed, dataset) for dataset in sets
@@ -168,7 +171,7 @@ def _logistic_regression(config: Config, data: build.RunData) -> list[dict[str, 
         seed=config.run.seed,
     )
     say()
-    say(f"{config.data.dataset}, {data.evaluation.split}: {len(truth)} images")
+    say(f"{config.data.dataset}, {evaluation.split}: {len(truth)} images")
     top1, top5 = found_values["linear_top1"], found_values["linear_top5"]
     say(
         table(
@@ -181,7 +184,7 @@ def _logistic_regression(config: Config, data: build.RunData) -> list[dict[str, 
             "metric": f"linear_{name}",
             "value": value,
             "protocol": found_values["protocol"],
-            "split": data.evaluation.split,
+            "split": evaluation.split,
             "count": len(truth),
             "seed": config.run.seed,
         }

@@ -33,10 +33,11 @@ class _RestoredMetrics(keras.callbacks.Callback):
 def train(
     method: Method, config: Config, data: build.RunData, folder: pathlib.Path
 ) -> dict[str, Any]:
-    """Trains a method to its last step, from the newest whole checkpoint of its folder when there is one.
+    """Trains a method to its last step, from its folder's newest whole checkpoint if there is one.
 
-    The resumed run repeats the uninterrupted one bit for bit: the data's order and every augmentation are functions of the
-    step, and weights, optimizers and running metrics are in the checkpoint.
+    The resumed run repeats the uninterrupted one bit for bit: the data's order and every
+    augmentation are functions of the step, and weights, optimizers and running metrics are in the
+    checkpoint.
 
     Args:
         method: built, compiled and prepared.
@@ -94,7 +95,8 @@ def train(
         board.close()
     if saver.failed:
         raise UserError(
-            f"the last checkpoint could not be written to {folder}; free the disk and run the same command again"
+            f"the last checkpoint could not be written to {folder}; free the disk and run the "
+            f"same command again"
         )
     return {
         "steps": last,
@@ -105,7 +107,7 @@ def train(
 
 
 def _segments(step: int, last: int, per_epoch: int) -> list[tuple[int, int, int, int]]:
-    """Splits what is left into calls of ``fit``: (first step, first epoch, end epoch, steps an epoch).
+    """Splits the rest into calls of ``fit``: (first step, first epoch, end epoch, steps an epoch).
 
     A broken-off epoch and a last epoch that ``train_steps`` cuts short are calls of their own.
     """

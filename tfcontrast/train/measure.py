@@ -1,4 +1,4 @@
-"""What a trained encoder is worth: kNN and a linear probe, beside raw pixels and the untrained network."""
+"""What a trained encoder is worth, beside raw pixels and the untrained network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,13 +23,14 @@ Embed = Callable[[tf.Tensor], tf.Tensor]
 
 
 def measure_encoders(
-    config: Config, data: build.RunData, trained: Embed, label: str
+    config: Config, data: build.RunData, evaluation: data_lib.Source, trained: Embed, label: str
 ) -> tuple[list[dict[str, Any]], str]:
-    """Measures the trained encoder and, with ``--eval_baselines``, raw pixels and the untrained network.
+    """Measures the trained encoder and, with ``--eval_baselines``, its two baselines.
 
     Args:
         config: the run's options.
-        data: the run's images, with labels and an evaluation split.
+        data: the run's images, with labels.
+        evaluation: the images that are classified.
         trained: the trained encoder's ``embed``.
         label: its name in the table.
 
@@ -44,21 +45,23 @@ def measure_encoders(
         ]
     records, lines = [], []
     for name, embed in rows:
-        found = _measure(config, data, embed, name)
+        found = _measure(config, data, evaluation, embed, name)
         records += found
         values = {record["metric"]: record["value"] for record in found}
         lines.append([name, *(percent(values[m]) for m in ("knn_top1", "knn_top5", "linear_top1"))])
     return records, table(["", "kNN top-1", "kNN top-5", "probe top-1"], lines)
 
 
-def _measure(config: Config, data: build.RunData, embed: Embed, name: str) -> list[dict[str, Any]]:
+def _measure(
+    config: Config, data: build.RunData, evaluation: data_lib.Source, embed: Embed, name: str
+) -> list[dict[str, Any]]:
     size, batch = data.image_size, config.evaluation.eval_batch_size
     embed = tf.function(embed)
     bank, labels = evaluate.extract_features(
         embed, data_lib.eval_dataset(data.whole_train, image_size=size, batch_size=batch)
     )
     queries, truth = evaluate.extract_features(
-        embed, data_lib.eval_dataset(data.evaluation, image_size=size, batch_size=batch)
+        embed, data_lib.eval_dataset(evaluation, image_size=size, batch_size=batch)
     )
     options = config.evaluation
     knn = evaluate.knn_accuracy(
@@ -84,11 +87,14 @@ def _measure(config: Config, data: build.RunData, embed: Embed, name: str) -> li
     k = min(options.knn_k, len(bank))
     common = {
         "encoder": name,
-        "split": data.evaluation.split,
+        "split": evaluation.split,
         "count": len(queries),
         "seed": config.run.seed,
     }
-    neighbours = f"weighted kNN, k={k}, T={options.knn_temperature}, on features, bank: {len(bank)} training images"
+    neighbours = (
+        f"weighted kNN, k={k}, T={options.knn_temperature}, on features, "
+        f"bank: {len(bank)} training images"
+    )
     regression = f"{probe['protocol']}; features standardised, {len(few)} training images"
     return [
         {"metric": "knn_top1", "value": knn["knn_top1"], "protocol": neighbours, **common},

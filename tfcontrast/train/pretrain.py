@@ -46,15 +46,16 @@ def pretrain(
         )
     if config.run.mode == "train":
         return result
-    if data.evaluation is None or not data.whole_train.num_classes:
+    evaluation = data.evaluation
+    if evaluation is None or not data.whole_train.num_classes:
         say("no labelled evaluation split: nothing to measure")
         return result
-    records, text = measure_encoders(config, data, method.embed, f"{config.run.method}, last step")
+    label = f"{config.run.method}, last step"
+    records, text = measure_encoders(config, data, evaluation, method.embed, label)
     announce(
-        f"{config.data.dataset}, {data.evaluation.split}: {data.evaluation.num_examples} images, top-1 and top-5 in %",
-        text,
+        f"{config.data.dataset}, {evaluation.split}: {evaluation.num_examples} images, in %", text
     )
     if isinstance(method, Supervised):
-        records += measure_classifier(config, data, method, label="classifier")
+        records += measure_classifier(config, data, evaluation, method, label="classifier")
     result["evaluation"] = records
     return result

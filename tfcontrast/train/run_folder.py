@@ -1,7 +1,7 @@
 """A run's folder: its options, its checkpoints, its results.
 
-``flags.txt`` repeats the run (``--flagfile``), ``checkpoints/`` holds its state, ``result.json`` what was measured; TensorBoard's
-events and ``saved_model/`` stand beside them.
+``flags.txt`` repeats the run (``--flagfile``), ``checkpoints/`` holds its state, ``result.json``
+what was measured; TensorBoard's events and ``saved_model/`` stand beside them.
 """
 
 import json
@@ -20,7 +20,27 @@ from tfcontrast.train import checkpoints
 
 # Options that may change when a run is resumed: they move neither a weight nor the data.
 _FREE = frozenset(
-    ["mode", "model_dir", "framework_logs", "data_dir", "download", "max_bad_images", "strategy", "num_replicas", "tpu_name", "eval_batch_size", "knn_k", "knn_temperature", "eval_baselines", "checkpoint_epochs", "checkpoint_steps", "keep_checkpoint_max", "monitor_epochs", "summary_steps", "eval_split"]
+    [
+        "mode",
+        "model_dir",
+        "framework_logs",
+        "data_dir",
+        "download",
+        "max_bad_images",
+        "strategy",
+        "num_replicas",
+        "tpu_name",
+        "eval_batch_size",
+        "knn_k",
+        "knn_temperature",
+        "eval_baselines",
+        "checkpoint_epochs",
+        "checkpoint_steps",
+        "keep_checkpoint_max",
+        "monitor_epochs",
+        "summary_steps",
+        "eval_split",
+    ]
 )
 
 
@@ -57,7 +77,8 @@ def open_run_folder(model_dir: str, flagfile: str) -> pathlib.Path:
         The folder, with ``flags.txt`` in it.
 
     Raises:
-        UserError: the folder belongs to a run with other options, or to something else, or cannot be written.
+        UserError: the folder belongs to a run with other options, or to something else, or cannot
+            be written.
     """
     folder = pathlib.Path(model_dir).expanduser()
     stated = folder / "flags.txt"
@@ -91,7 +112,7 @@ def open_run_folder(model_dir: str, flagfile: str) -> pathlib.Path:
 
 
 def locate(config: Config) -> pathlib.Path:
-    """The run's folder: ``--model_dir``, the run of ``--checkpoint`` for eval and export, or one named after the run."""
+    """The run's folder: ``--model_dir``, or the checkpoint's run, or a name of its own."""
     options = config.run
     if options.model_dir:
         return pathlib.Path(options.model_dir).expanduser()
@@ -106,7 +127,7 @@ def locate(config: Config) -> pathlib.Path:
 
 
 def write_result(folder: pathlib.Path, config: Config, result: Mapping[str, Any]) -> None:
-    """Adds to the run's ``result.json``: what is measured now replaces what was there under the same name."""
+    """Adds to the run's ``result.json``; what is measured now replaces its older value."""
     path = folder / "result.json"
     before: dict[str, Any] = {}
     if path.exists():

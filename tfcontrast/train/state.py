@@ -1,7 +1,8 @@
 """Every variable of a run, by a stable name.
 
-Keras's own object graph names a sub-layer in a list after whoever else holds it and leaves metrics out, so the names are made
-here: the path of layers, with Keras's automatic counters (``dense_17``) replaced by the place among equal siblings.
+Keras's own object graph names a sub-layer in a list after whoever else holds it and leaves metrics
+out, so the names are made here: the path of layers, with Keras's automatic counters (``dense_17``)
+replaced by the place among equal siblings.
 """
 
 import re
@@ -31,7 +32,8 @@ def named_variables(layer: keras.Layer, prefix: str) -> Iterator[tuple[str, kera
         prefix: the name of ``layer`` itself.
 
     Yields:
-        (name, variable) pairs; names are unique and do not depend on what else the process has built.
+        (name, variable) pairs; names are unique and do not depend on what else the process has
+        built.
     """
     own = [*layer._trainable_variables, *layer._non_trainable_variables]
     for name, variable in zip(_sibling_names([v.name for v in own]), own, strict=True):
@@ -42,7 +44,7 @@ def named_variables(layer: keras.Layer, prefix: str) -> Iterator[tuple[str, kera
 
 
 def model_state(method: Method) -> dict[str, keras.Variable]:
-    """The variables of the networks: backbone, projector, probe and whatever else the method holds."""
+    """The networks' variables: backbone, projector, probe and what else the method holds."""
     state: dict[str, keras.Variable] = {}
     for child in method._flatten_layers(include_self=False, recursive=False):
         if not isinstance(child, keras.metrics.Metric):
@@ -54,7 +56,7 @@ def model_state(method: Method) -> dict[str, keras.Variable]:
 
 
 def full_state(method: Method) -> dict[str, keras.Variable]:
-    """Everything that a resumed run needs: networks, optimizers (with the step) and the running metrics."""
+    """What a resumed run needs: networks, optimizers (with the step) and running metrics."""
     state = model_state(method)
     for name in ("optimizer", "probe_optimizer"):
         optimizer = getattr(method, name, None)

@@ -1,4 +1,4 @@
-"""TensorBoard: every metric of an epoch by its own name, and a picture of the views at the start."""
+"""TensorBoard: every metric of an epoch, and a picture of the views at the start."""
 
 import pathlib
 from collections.abc import Sequence
