@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfcontrast.data.image_files import EXTENSIONS, decode_image, find_bad_images
+from tfcontrast.data.image_files import (
+    EXTENSIONS,
+    check_images,
+    decode_image,
+    decode_plain_jpeg,
+)
 from tfcontrast.data.source import Example, Source, stratified_split
 from tfcontrast.errors import UserError
 
@@ -73,9 +78,16 @@ def open_folder(path: str, split: str, *, seed: int = 0, max_bad_images: float =
         train, test = stratified_split(labels, _TEST_SHARE, seed=seed)
         chosen = train if split == "train" else test
         names, labels = [names[i] for i in chosen], labels[chosen]
-    good = _usable(root, names, max_bad_images)
-    paths = [os.path.join(root, names[i]) for i in good]
-    return _source(path, split, paths, labels[good], classes)
+    checked = check_images(root, names)
+    good = _usable(root, names, checked.bad, max_bad_images)
+    return _source(
+        path,
+        split,
+        paths=[os.path.join(root, names[i]) for i in good],
+        plain=np.isin(good, checked.plain),
+        labels=labels[good],
+        classes=classes,
+    )
 
 
 def _absolute(path: str) -> str:
@@ -154,13 +166,14 @@ def _labels(root: str, names: Sequence[str], classes: Sequence[str]) -> Labels:
     return np.full([len(names)], -1, np.int64)
 
 
-def _usable(root: str, names: Sequence[str], max_bad_images: float) -> Labels:
+def _usable(
+    root: str, names: Sequence[str], bad: Sequence[tuple[int, str]], max_bad_images: float
+) -> Labels:
     """Places of the images that can be decoded; the others are named in the log.
 
     Raises:
         UserError: more than `max_bad_images` of them cannot be decoded, or all.
     """
-    bad = find_bad_images(root, names)
     good = np.setdiff1d(np.arange(len(names)), [place for place, _ in bad])
     if not bad:
         return good
@@ -177,7 +190,13 @@ def _usable(root: str, names: Sequence[str], max_bad_images: float) -> Labels:
 
 
 def _source(
-    path: str, split: str, paths: list[str], labels: Labels, classes: Sequence[str]
+    path: str,
+    split: str,
+    *,
+    paths: list[str],
+    plain: Labels,
+    labels: Labels,
+    classes: Sequence[str],
 ) -> Source:
     def decode(index: Labels) -> Labels:
         file = paths[int(index)]
@@ -187,10 +206,15 @@ def _source(
             raise UserError(f"{file} cannot be read any more: {error}") from error
 
     with tf.device("CPU:0"):
-        table = tf.constant(labels)
+        files, kinds, table = tf.constant(paths), tf.constant(plain), tf.constant(labels)
+
+    def any_kind(index: tf.Tensor) -> tf.Tensor:
+        return tf.numpy_function(decode, [index], tf.uint8, stateful=False)
 
     def read(index: tf.Tensor) -> Example:
-        image = tf.numpy_function(decode, [index], tf.uint8, stateful=False)
+        image = tf.cond(
+            kinds[index], lambda: decode_plain_jpeg(files[index]), lambda: any_kind(index)
+        )
         return tf.ensure_shape(image, [None, None, 3]), tf.gather(table, index)
 
     labelled = bool(labels.max() >= 0)

@@ -1,6 +1,7 @@
 """Reading image files: one decoder for every format, and the check of a whole folder."""
 
 import concurrent.futures
+import dataclasses
 import hashlib
 import json
 import logging
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import PIL
+import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 _LOG = logging.getLogger(__name__)
@@ -19,9 +21,21 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 MAX_PIXELS = 178_956_970  # above: a decompression bomb, by Pillow's own bound
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _ORIENTATION = 0x0112
+_PLAIN, _OTHER = _GOOD = ("\0plain", "\0other")  # kinds of usable images; no reason starts so
 _REMEMBERED_FROM = 2000  # folders with fewer images are checked anew every time
 
-BadImage = tuple[int, str]
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What the check of a folder found.
+
+    Attributes:
+        bad: (place, reason) of the files that cannot be used, in order.
+        plain: places of the JPEG files that TensorFlow decodes to the pixels of `decode_image`.
+    """
+
+    bad: list[tuple[int, str]]
+    plain: list[int]
 
 
 def decode_image(path: str) -> np.ndarray[Any, Any]:
@@ -63,7 +77,22 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def find_bad_images(root: str, names: Sequence[str]) -> list[BadImage]:
+def decode_plain_jpeg(path: tf.Tensor) -> tf.Tensor:
+    """Reads a JPEG file inside a graph, about twice as fast as Pillow; see `Checked.plain`.
+
+    The accurate inverse DCT is the one that Pillow uses, so that RGB and grey files agree bit for
+    bit where both sides have the same libjpeg-turbo.
+
+    Args:
+        path: string scalar.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    return tf.io.decode_jpeg(tf.io.read_file(path), channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def check_images(root: str, names: Sequence[str]) -> Checked:
     """Decodes every file completely, in threads, and tells which cannot be used.
 
     The result for a large folder is remembered in the user's cache folder under a hash of all
@@ -72,42 +101,50 @@ def find_bad_images(root: str, names: Sequence[str]) -> list[BadImage]:
     Args:
         root: the folder.
         names: paths below it.
-
-    Returns:
-        (place in `names`, reason) of the bad ones, in order.
     """
     memory = _memory_of(root, names) if len(names) >= _REMEMBERED_FROM else None
     if memory is not None and memory.is_file():
         try:
-            return [(int(place), str(reason)) for place, reason in json.loads(memory.read_text())]
-        except (OSError, ValueError, TypeError):
+            record = json.loads(memory.read_text())
+            return Checked([(int(i), str(why)) for i, why in record["bad"]], record["plain"])
+        except (OSError, ValueError, TypeError, KeyError):
             _LOG.warning("%s is damaged; checking the images again", memory)
     if memory is not None:
         _LOG.info("checking %d images in %s (once)", len(names), root)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        reasons = pool.map(_why_bad, (os.path.join(root, name) for name in names))
-        bad = [(place, reason) for place, reason in enumerate(reasons) if reason]
+        found = list(pool.map(_check, (os.path.join(root, name) for name in names)))
+    bad = [(place, str(reason)) for place, reason in enumerate(found) if reason not in _GOOD]
+    checked = Checked(bad, [place for place, kind in enumerate(found) if kind == _PLAIN])
     if memory is not None:
-        _remember(memory, bad)
-    return bad
+        _remember(memory, checked)
+    return checked
 
 
-def _why_bad(path: str) -> str:
-    """The reason why a file is no usable image; empty when it is one."""
+def _check(path: str) -> str:
+    """Which kind of usable image a file is, or the reason why it is none."""
     try:
         if not os.path.getsize(path):
             return "empty file"
-        decode_image(path)
+        pixels = decode_image(path)
     except UnidentifiedImageError:
         return "not an image of a known format"
     except Exception as error:  # decoders of damaged files raise whatever they trip over
         lines = str(error).splitlines()
         return lines[0] if lines else type(error).__name__
-    return ""
+    if not path.lower().endswith((".jpg", ".jpeg")):
+        return _OTHER
+    try:
+        with tf.device("CPU:0"):
+            same = np.array_equal(decode_plain_jpeg(tf.constant(path)).numpy(), pixels)
+    except tf.errors.OpError:
+        same = False
+    return _PLAIN if same else _OTHER
 
 
 def _memory_of(root: str, names: Sequence[str]) -> pathlib.Path:
-    digest = hashlib.sha256(f"{PIL.__version__}\0{os.path.realpath(root)}".encode())
+    digest = hashlib.sha256(
+        f"{PIL.__version__}\0{tf.__version__}\0{os.path.realpath(root)}".encode()
+    )
     for name in names:
         try:
             state = os.stat(os.path.join(root, name))
@@ -118,12 +155,12 @@ def _memory_of(root: str, names: Sequence[str]) -> pathlib.Path:
     return pathlib.Path(cache, "tfcontrast", "checked_images", f"{digest.hexdigest()}.json")
 
 
-def _remember(memory: pathlib.Path, bad: list[BadImage]) -> None:
+def _remember(memory: pathlib.Path, checked: Checked) -> None:
     """Writes the result whole or not at all; failing to do so costs time, not the run."""
     part = memory.with_suffix(f".{os.getpid()}")
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(bad))
+        part.write_text(json.dumps(dataclasses.asdict(checked)))
         part.replace(memory)
     except OSError as error:
         _LOG.warning("the check of the images is not remembered: %s", error)

@@ -6,6 +6,7 @@ number of threads, of the step at which the stream was started or of what came b
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -67,58 +68,82 @@ def train_dataset(
     if not recipes:
         raise ValueError("recipes must hold one recipe for each view. Received: ()")
     stream = index_stream(source.num_examples, batch_size, seed=seed, start_step=start_step)
-    if source.images is not None:
-        dataset = _resident_batches(stream, source, recipes, seed, jit_compile, num_parallel_calls)
+    calls = num_parallel_calls or _cores()
+    if source.image_shape is not None:
+        batches = _image_batches(stream, source, batch_size, calls)
+        make = _view_maker(recipes, seed, jit_compile)
     else:
-        dataset = _streamed_batches(
-            stream, source, recipes, batch_size, seed, jit_compile, num_parallel_calls
-        )
-    return dataset.prefetch(_PREFETCH).with_options(_options())
+        batches = _crop_batches(stream, source, recipes, batch_size, seed, calls)
+        make = _distorter(recipes, seed, jit_compile)
 
-
-def _resident_batches(
-    stream: tf.data.Dataset,
-    source: Source,
-    recipes: tuple[ViewRecipe, ...],
-    seed: int,
-    jit_compile: bool,
-    num_parallel_calls: int | None,
-) -> tf.data.Dataset:
-    images, labels = _on_host(source)
-
-    @tf.function(jit_compile=jit_compile)
-    def make_views(batch: tf.Tensor, counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return tuple(
-            make_view(batch, example_seeds(seed, counters, view), recipe)
-            for view, recipe in enumerate(recipes)
-        )
-
-    def make_batch(counters: tf.Tensor, indices: tf.Tensor) -> dict[str, tf.Tensor]:
-        views = make_views(tf.gather(images, indices), counters)
-        return {"views": views, "label": tf.gather(labels, indices), "index": indices}
+    def finish(batch: dict[str, Any]) -> dict[str, Any]:
+        views = make(batch["images"], batch["counter"])
+        return {"views": views, "label": batch["label"], "index": batch["index"]}
 
     # A compiled batch already uses several cores, and training wants some.
     calls = num_parallel_calls or max(2, _cores() // 4)
-    return stream.map(make_batch, num_parallel_calls=calls, deterministic=True)
+    dataset = batches.map(finish, num_parallel_calls=calls, deterministic=True)
+    return dataset.prefetch(_PREFETCH).with_options(_options())
 
 
-def _streamed_batches(
+def _image_batches(
+    stream: tf.data.Dataset, source: Source, batch_size: int, calls: int
+) -> tf.data.Dataset:
+    """Whole batches of images of one size: gathered, or read in parallel."""
+    if source.images is None:
+
+        def read(counter: tf.Tensor, index: tf.Tensor) -> dict[str, Any]:
+            image, label = source.example(index)
+            image = tf.ensure_shape(image, [*(source.image_shape or ()), 3])
+            return {"images": image, "label": label, "index": index, "counter": counter}
+
+        examples = stream.unbatch().map(read, num_parallel_calls=calls, deterministic=True)
+        return examples.batch(batch_size, drop_remainder=True)
+    images, labels = _on_host(source)
+    return stream.map(
+        lambda counters, indices: {
+            "images": tf.gather(images, indices),
+            "label": tf.gather(labels, indices),
+            "index": indices,
+            "counter": counters,
+        }
+    )
+
+
+def _crop_batches(
     stream: tf.data.Dataset,
     source: Source,
     recipes: tuple[ViewRecipe, ...],
     batch_size: int,
     seed: int,
-    jit_compile: bool,
-    num_parallel_calls: int | None,
+    calls: int,
 ) -> tf.data.Dataset:
-    def crop(counter: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Batches of crops, for images of many sizes; each image is decoded once for all views."""
+
+    def crop(counter: tf.Tensor, index: tf.Tensor) -> dict[str, Any]:
         image, label = source.example(index)
         crops = [
             crop_view(image[None], example_seeds(seed, counter[None], view), recipe)[0]
             for view, recipe in enumerate(recipes)
         ]
-        return {"views": tuple(crops), "label": label, "index": index, "counter": counter}
+        return {"images": tuple(crops), "label": label, "index": index, "counter": counter}
 
+    examples = stream.unbatch().map(crop, num_parallel_calls=calls, deterministic=True)
+    return examples.batch(batch_size, drop_remainder=True)
+
+
+def _view_maker(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool) -> Any:
+    @tf.function(jit_compile=jit_compile)
+    def make_views(images: tf.Tensor, counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return tuple(
+            make_view(images, example_seeds(seed, counters, view), recipe)
+            for view, recipe in enumerate(recipes)
+        )
+
+    return make_views
+
+
+def _distorter(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool) -> Any:
     @tf.function(jit_compile=jit_compile)
     def distort(crops: tuple[tf.Tensor, ...], counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return tuple(
@@ -126,14 +151,7 @@ def _streamed_batches(
             for view, (batch, recipe) in enumerate(zip(crops, recipes, strict=True))
         )
 
-    def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        views = distort(batch["views"], batch["counter"])
-        return {"views": views, "label": batch["label"], "index": batch["index"]}
-
-    calls = num_parallel_calls or _cores()
-    examples = stream.unbatch().map(crop, num_parallel_calls=calls, deterministic=True)
-    batches = examples.batch(batch_size, drop_remainder=True)
-    return batches.map(finish, num_parallel_calls=min(calls, 2), deterministic=True)
+    return distort
 
 
 def eval_dataset(

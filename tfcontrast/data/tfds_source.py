@@ -150,7 +150,9 @@ def _find_image(features: Any, name: str) -> str:
         raise UserError(f"--dataset={name}: one image feature is needed; it has {what}")
     dtype = tf.as_dtype(features[found[0]].dtype)
     if dtype not in (tf.uint8, tf.uint16):
-        raise UserError(f"--dataset={name}: images of uint8 or uint16 are needed; it has {dtype.name}")
+        raise UserError(
+            f"--dataset={name}: images of uint8 or uint16 are needed; it has {dtype.name}"
+        )
     return str(found[0])
 
 
