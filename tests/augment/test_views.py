@@ -59,8 +59,10 @@ def test_views_are_in_range_repeatable_and_the_same_everywhere(name):
         return make_view(pixels, keys, recipe)
 
     eager = view(images, seeds).numpy()
-    assert eager.shape == (24, 16, 16, 3) and eager.dtype == np.float32
-    assert eager.min() >= 0.0 and eager.max() <= 1.0
+    assert eager.shape == (24, 16, 16, 3)
+    assert eager.dtype == np.float32
+    assert eager.min() >= 0.0
+    assert eager.max() <= 1.0
     np.testing.assert_array_equal(view(images, seeds), eager)
     compiled = tf.function(view, jit_compile=True)
     np.testing.assert_allclose(compiled(images, seeds), eager, atol=3e-5)
@@ -74,10 +76,10 @@ def test_a_view_does_not_depend_on_its_batch(name):
     together = make_view(images, seeds, recipe).numpy()
     order = np.random.default_rng(0).permutation(24)
     shuffled = make_view(images[order], tf.gather(seeds, order), recipe)
-    np.testing.assert_allclose(shuffled, together[order], atol=1e-6)
+    np.testing.assert_allclose(shuffled, together[order], atol=1e-5)
     for row in (0, 11):
         alone = make_view(images[row : row + 1], seeds[row : row + 1], recipe)
-        np.testing.assert_allclose(alone[0], together[row], atol=1e-6)
+        np.testing.assert_allclose(alone[0], together[row], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["simclr_v2", "supcontrast", "crop_flip", "digits", "full"])
@@ -117,7 +119,7 @@ def test_crop_view_cuts_the_boxes_that_crop_boxes_tells():
 
 def gradient_images(count, side=32):
     """Coloured, brighter to the right: a flip shows in the slope, greyness in the channels."""
-    ramp = np.linspace(0.2, 0.5, side)[None, None, :, None] * np.array([1.0, 0.8, 0.6])
+    ramp = np.linspace(0.3, 0.6, side)[None, None, :, None] * np.array([1.0, 0.8, 0.6])
     return np.broadcast_to(ramp, (count, side, side, 3)).astype(np.float32)
 
 
@@ -128,7 +130,8 @@ def is_close_to(count, total, probability):
 @pytest.mark.parametrize("name", ["simclr_v1", "simclr_v2", "supcontrast"])
 def test_shares_of_flipped_grey_and_jittered_views(name):
     total = 4000
-    recipe = view_recipes(name, image_size=8, use_blur=False)[0]
+    # Weak jitter, or else additive brightness makes black and white pictures, which are grey too.
+    recipe = view_recipes(name, image_size=8, use_blur=False, color_jitter_strength=0.2)[0]
     images, seeds = gradient_images(total, 8), seeds_of(total)
     cropped = crop_view(images, seeds, recipe).numpy()
     slope = cropped[:, :, -1, 0].mean(axis=1) - cropped[:, :, 0, 0].mean(axis=1)
@@ -203,7 +206,8 @@ def test_blur_widths_are_drawn_per_image(monkeypatch):
     distort_view(tf.zeros([4000, 1, 1, 3]), seeds_of(4000), recipe)
     assert seen["kernel_size"] == 23
     assert is_close_to(seen["mask"].sum(), 4000, 0.5)
-    assert 0.1 <= seen["sigmas"].min() < 0.12 and 1.98 < seen["sigmas"].max() <= 2.0
+    assert 0.1 <= seen["sigmas"].min() < 0.12
+    assert 1.98 < seen["sigmas"].max() <= 2.0
     assert len(np.unique(seen["sigmas"])) > 3900
 
 
@@ -254,7 +258,8 @@ def test_affine_turns_shifts_and_zooms_within_range():
     turned = distort_view(line, seeds_of(500), ViewRecipe(image_size=41, rotate_degrees=30.0))
     top = (turned[:, 5, :, 0].numpy() * np.arange(41)).sum(1) / turned[:, 5, :, 0].numpy().sum(1)
     angles = np.degrees(np.arctan2(20 - top, 15))
-    assert 29 < angles.max() < 31 and -31 < angles.min() < -29
+    assert 29 < angles.max() < 31
+    assert -31 < angles.min() < -29
 
 
 def test_digits_views_keep_their_class():

@@ -74,7 +74,8 @@ def _blend_stage(
         for plane, mean in zip(planes, means, strict=True)
     )
     if saturation_mode == "hsv":
-        return _clip(saturate_planes(planes, saturation))
+        # Clipped first: where another operation is live, values below 0 would limit the factor 1.
+        return saturate_planes(_clip(planes), saturation)
     toward = (1.0 - saturation) * _luma(planes)
     return _clip(tuple(saturation * plane + toward for plane in planes))
 
