@@ -1,0 +1,1 @@
+"""Drivers of the train modes, the training loop, its callbacks and checkpoints."""
