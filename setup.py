@@ -50,6 +50,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["tfcontrast", "tfcontrast.*"]),
+    entry_points={"console_scripts": ["tfcontrast = tfcontrast.run:main"]},
     install_requires=[
         *tensorflow(),
         "keras>=3.12",  # what TensorFlow 2.21 asks for

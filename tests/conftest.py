@@ -26,7 +26,8 @@ def _fixed_seeds():
 def strategy_of():
     """A function of the number of replicas; one replica is TensorFlow's default strategy.
 
-    The strategies are kept for the whole session: making the same one twice in a process shares collective keys.
+    The strategies are kept for the whole session: making the same one twice in a process shares
+    collective keys.
     """
 
     def make(replicas):
@@ -34,7 +35,10 @@ def strategy_of():
             return tf.distribute.get_strategy()
         if replicas not in _STRATEGIES:
             devices = [f"CPU:{i}" for i in range(replicas)]
-            _STRATEGIES[replicas] = tf.distribute.MirroredStrategy(devices)
+            # Strategies number their collective groups from this base; a process has one table.
+            base = {"_collective_key_base": 1000 * replicas}
+            kind = type("_Mirrored", (tf.distribute.MirroredStrategy,), base)
+            _STRATEGIES[replicas] = kind(devices)
         return _STRATEGIES[replicas]
 
     return make

@@ -216,7 +216,9 @@ class OptimConfig:
         "", "step: comma-separated epochs of each decay; exponential: epochs per decay."
     )
     decay_rate: float = option(0.1, "Factor of each decay.", low=0, high=1)
-    weight_decay: float = option(1e-6, "Weight decay; biases and norms have none.", low=0)
+    weight_decay: float = option(
+        1e-6, "Weight decay; biases and norms have none (lars_variant=larc: they do).", low=0
+    )
     decay_all: bool = option(False, "Decay biases and norms too, as PyTorch's plain SGD does.")
     momentum: float = option(0.9, "Momentum of sgd, lars and rmsprop.", low=0, high=1)
     nesterov: bool = option(False, "Nesterov momentum for sgd and lars.")
@@ -225,7 +227,9 @@ class OptimConfig:
         "Which LARS; see tfcontrast/optim/lars.py.",
         choices=("simclr", "byol", "larc", "solo"),
     )
-    trust_coefficient: float = option(0.001, "LARS's trust coefficient.", low=0)
+    trust_coefficient: float = option(
+        0.0, "LARS's trust coefficient; 0: the variant's own (0.001, solo 0.02).", low=0
+    )
     clip_norm: float = option(
         0.0, "Clips the summed gradient's global norm; 0: no clipping.", low=0
     )

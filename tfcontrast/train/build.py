@@ -210,16 +210,8 @@ def make_run_optimizer(config: Config, steps_per_epoch: int) -> Any:
     """The optimizer and its schedule over the run's length."""
     options = config.optim
     decays = [float(word) for word in options.decay_epochs.split(",") if word.strip()]
-    own: dict[str, dict[str, Any]] = {
-        "lars": {
-            "momentum": options.momentum,
-            "nesterov": options.nesterov,
-            "lars_variant": options.lars_variant,
-            "trust_coefficient": options.trust_coefficient,
-        },
-        "sgd": {"momentum": options.momentum, "nesterov": options.nesterov},
-        "rmsprop": {"momentum": options.momentum},
-    }
+    decay_steps = [max(1, round(epoch * steps_per_epoch)) for epoch in decays]
+    staircase = options.learning_rate_schedule == "exponential"
     peak = optim.scaled_learning_rate(
         options.learning_rate, config.train.train_batch_size, options.learning_rate_scaling
     )
@@ -230,16 +222,22 @@ def make_run_optimizer(config: Config, steps_per_epoch: int) -> Any:
         warmup_steps=min(steps, round(options.warmup_epochs * steps_per_epoch)),
         decay=options.learning_rate_schedule,
         final_fraction=options.final_learning_rate,
-        decay_steps=[max(1, round(epoch * steps_per_epoch)) for epoch in decays],
+        decay_steps=decay_steps,
         decay_rate=options.decay_rate,
+        hold_steps=decay_steps[0] if staircase else 1,
     )
+    # larc adapts and decays every parameter by its definition; the others leave biases and norms.
+    spared = None if options.lars_variant == "larc" else ("bias", "norm")
     return optim.make_optimizer(
         options.optimizer,
         learning_rate=schedule,
         weight_decay=options.weight_decay,
+        momentum=options.momentum,
+        nesterov=options.nesterov,
+        lars_variant=options.lars_variant,
+        trust_coefficient=options.trust_coefficient or None,
         clip_norm=options.clip_norm or None,
-        exclude_from_decay=() if options.decay_all else ("bias", "norm"),
-        **own.get(options.optimizer, {}),
+        exclude_from_decay=() if options.decay_all else spared,
     )
 
 
