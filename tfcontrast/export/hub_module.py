@@ -50,8 +50,8 @@ def save_hub_module(
     """
     if tf.distribute.has_strategy():
         raise ValueError(
-            "Export outside of the strategy's scope: a loaded module has one replica. Received: "
-            f"{type(tf.distribute.get_strategy()).__name__}"
+            "Export outside of the strategy's scope, a loaded module has one replica. Received: "
+            f"{tf.distribute.get_strategy().num_replicas_in_sync} replicas"
         )
     path = path.rstrip("/")
     if tf.io.gfile.exists(path) and not overwrite:

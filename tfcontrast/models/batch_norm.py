@@ -61,7 +61,7 @@ class BatchNorm(keras.layers.Layer):
         """Makes the variables, in PyTorch's order: gamma, beta, moving mean, moving variance."""
         if len(input_shape) not in (2, 4) or input_shape[-1] is None:
             raise ValueError(
-                "BatchNorm takes [batch, channels] or [batch, height, width, channels], the channels "
+                "BatchNorm takes [batch, channels] or [batch, height, width, channels], channels "
                 f"known. Received: {tuple(input_shape)}"
             )
         gamma = self._add_statistic("gamma", input_shape[-1], self.gamma_initializer, self.scale)
