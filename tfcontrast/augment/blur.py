@@ -39,7 +39,6 @@ def gaussian_blur(
     # Width 0 is the kernel (1, 0, ...): the sums below then return the image bit for bit.
     weights = tf.where((sigmas > 0.0) | (squares == 0.0), tf.exp(-squares / (2.0 * variance)), 0.0)
     weights /= 2.0 * tf.reduce_sum(weights, axis=1, keepdims=True) - weights[:, :1]
-    weights = weights[:, :, None, None, None]
     mode = "CONSTANT" if padding == "zero" else "REFLECT"
     for axis in (1, 2):
         images = _blur_axis(images, weights, radius, axis, mode)
@@ -49,16 +48,23 @@ def gaussian_blur(
 def _blur_axis(
     images: tf.Tensor, weights: tf.Tensor, radius: int, axis: int, mode: str
 ) -> tf.Tensor:
-    length = tf.shape(images)[axis] if images.shape[axis] is None else images.shape[axis]
+    shape = tf.shape(images)
+    batch, height, width, channels = (
+        shape[i] if images.shape[i] is None else images.shape[i] for i in range(4)
+    )
     pads = [[radius, radius] if i == axis else [0, 0] for i in range(4)]
-    padded = tf.pad(images, pads, mode)
+    # Columns and channels are one axis here: long rows are what vectorised code wants.
+    lines = tf.reshape(
+        tf.pad(images, pads, mode), [batch, -1, (width + 2 * radius * (axis - 1)) * channels]
+    )
+    weights = weights[:, :, None, None]
 
     def shifted(start: int) -> tf.Tensor:
-        window = [slice(None)] * 4
-        window[axis] = slice(start, start + length)
-        return padded[tuple(window)]
+        if axis == 1:
+            return lines[:, start : start + height]
+        return lines[:, :, start * channels : (start + width) * channels]
 
     total = weights[:, 0] * shifted(radius)
     for offset in range(1, radius + 1):
         total += weights[:, offset] * (shifted(radius - offset) + shifted(radius + offset))
-    return total
+    return tf.reshape(total, [batch, height, width, channels])

@@ -28,6 +28,9 @@ def crop_and_resize(
     as `tf.image.resize` does on the cut-out box. Bicubic is Keys' kernel with a = -0.5 (1981) and
     can overshoot the range of its input. A uint8 input is cut first and divided by 255 after.
 
+    An image of unknown size, [1, None, None, 3], goes through `tf.image.resize` itself, whose
+    bicubic table has 1024 places (differences up to 0.002).
+
     Args:
         images: [B, H, W, 3] float, or uint8.
         boxes: [B, 4] int32: y, x, height, width in pixels, inside the image and not empty.
@@ -70,7 +73,7 @@ def to_float(images: tf.Tensor) -> tf.Tensor:
 
 def flip_left_right(images: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Mirrors the images that the [B] bool mask names."""
-    return tf.where(mask[:, None, None, None], images[:, :, ::-1], images)
+    return tf.where(mask[:, None, None, None], tf.reverse(images, [2]), images)
 
 
 def rotate(images: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
@@ -134,11 +137,7 @@ def _sample(
 ) -> tf.Tensor:
     images, boxes = tf.convert_to_tensor(images), tf.convert_to_tensor(boxes)
     if images.shape[0] == 1 and None in images.shape[1:3]:
-        # One image of unknown size, streamed: cut first, so that the work follows the crop and not
-        # the image.
-        y, x, height, width = tf.unstack(boxes[0])
-        images = images[:, y : y + height, x : x + width]
-        boxes = tf.stack([0, 0, height, width])[None]
+        return _sample_one(images, boxes[0], size, method, antialias, flip)
     images = to_float(images)
     shape = tf.shape(images)
     batch = shape[0] if images.shape[0] is None else images.shape[0]
@@ -148,13 +147,34 @@ def _sample(
     rows = _sampling_matrix(boxes[:, 0], boxes[:, 2], height, size[0], method, antialias)
     columns = _sampling_matrix(boxes[:, 1], boxes[:, 3], width, size[1], method, antialias)
     if flip is not None:
-        columns = tf.where(flip[:, None, None], columns[:, ::-1], columns)
+        columns = tf.where(flip[:, None, None], tf.reverse(columns, [1]), columns)
     tall = tf.matmul(rows, tf.reshape(images, [batch, height, width * channels]))
     planes = tf.transpose(tf.reshape(tall, [batch, size[0], width, channels]), [0, 3, 1, 2])
     planes = tf.reshape(planes, [batch, channels * size[0], width])
     result = tf.matmul(planes, columns, transpose_b=True)
     result = tf.reshape(result, [batch, channels, size[0], size[1]])
     return tf.transpose(result, [0, 2, 3, 1])
+
+
+def _sample_one(
+    images: tf.Tensor,
+    box: tf.Tensor,
+    size: tuple[int, int],
+    method: str,
+    antialias: bool,
+    flip: tf.Tensor | None,
+) -> tf.Tensor:
+    """One streamed image: cut first, so that the work follows the crop, then TensorFlow's kernel.
+
+    The kernel takes a fifth of the matrices' time here (375 x 500 to 224), and reads bytes; it does
+    not compile under XLA, where an image of unknown size has no place anyway.
+    """
+    y, x, height, width = tf.unstack(box)
+    cut = images[:, y : y + height, x : x + width]
+    resized = tf.image.resize(cut, size, method, antialias=antialias)
+    if images.dtype == tf.uint8:
+        resized *= 1.0 / 255.0
+    return resized if flip is None else flip_left_right(resized, flip)
 
 
 def _sampling_matrix(
