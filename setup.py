@@ -58,6 +58,7 @@ setup(
         "importlib_resources",  # TFDS 4.9.10 imports it without requiring it
         "absl-py",
         "tensorboard",
+        "tqdm",  # the progress bar; TFDS brings it anyway
         "scikit-learn",  # the digits data set and the probes
         "pillow",
         "numpy",
