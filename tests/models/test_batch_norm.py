@@ -151,7 +151,7 @@ def test_compiles_with_xla():
 
 
 def _replica_step(strategy, layer, x, weights):
-    """A step with the batch dealt out to the replicas; parameters' gradients summed as optimizers do."""
+    """A step with the batch dealt out; the parameters' gradients are summed as optimizers do."""
     replicas = strategy.num_replicas_in_sync
     blocks = zip(np.split(x, replicas), np.split(weights, replicas), strict=True)
     blocks = [(tf.constant(a, layer.compute_dtype), tf.constant(b)) for a, b in blocks]

@@ -9,7 +9,7 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 5, 6, 3)).astype("float32")
 
 
 def _average(x, strides):
-    """2x2 means: with stride of the image with a zero row and column added; without, of what exists."""
+    """2x2 means: strided, of the image with zeros added at its end; else of what exists."""
     batch, height, width, channels = x.shape
     rows, columns = -(-height // strides), -(-width // strides)
     y = np.zeros((batch, rows, columns, channels))

@@ -1,4 +1,4 @@
-"""ResNets against a slow NumPy network, published parameter counts, and themselves on several replicas."""
+"""ResNets against a slow NumPy network, published parameter counts, and other replicas."""
 
 import keras
 import numpy as np
@@ -31,7 +31,7 @@ def _scatter_weights(model):
 
 
 def _conv(x, kernel, stride, dilation=1):
-    """Cross-correlation in NCHW with PyTorch's kernel layout and even padding, one tap at a time."""
+    """Cross-correlation in NCHW with PyTorch's layout and even padding, one tap at a time."""
     size = kernel.shape[-1]
     pad = dilation * (size - 1) // 2
     x = np.pad(x, [(0, 0), (0, 0), (pad, pad), (pad, pad)])

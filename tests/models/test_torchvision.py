@@ -97,10 +97,10 @@ def test_a_state_that_does_not_fit_changes_nothing():
     wrong = {**state, "layer4.1.bn2.bias": np.zeros(3)}
     with pytest.raises(ValueError, match=r"layer4\.1\.bn2\.bias .*Received: \(3,\)"):
         load_torchvision_state(model, wrong)
-    with pytest.raises(ValueError, match="1 unknown names .*'extra'.* 0 missing"):
+    with pytest.raises(ValueError, match=r"1 unknown names .*'extra'.* 0 missing"):
         load_torchvision_state(model, {**state, "extra": np.zeros(1)})
     state.pop("conv1.weight")
-    with pytest.raises(ValueError, match="0 unknown names .* 1 missing .*'conv1.weight'"):
+    with pytest.raises(ValueError, match=r"0 unknown names .* 1 missing .*'conv1.weight'"):
         load_torchvision_state(model, state)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
