@@ -142,7 +142,7 @@ def _find_image(features: Any, name: str) -> str:
     import tensorflow_datasets as tfds
 
     # Subclasses are masks (LabeledImage), so the type must be exact.
-    found = [key for key in features if type(features[key]) is tfds.features.Image]
+    found = [key for key in sorted(features) if type(features[key]) is tfds.features.Image]
     if "image" in found:
         found = ["image"]
     if len(found) != 1:
@@ -160,7 +160,7 @@ def _find_label(info: Any, name: str) -> str | None:
     import tensorflow_datasets as tfds
 
     features = info.features
-    found = [key for key in features if isinstance(features[key], tfds.features.ClassLabel)]
+    found = [key for key in sorted(features) if isinstance(features[key], tfds.features.ClassLabel)]
     pair = info.supervised_keys
     for key in ("label", pair[1] if pair else None):
         if key in found:

@@ -1,0 +1,226 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcontrast.augment import (
+    ViewRecipe,
+    eval_view,
+    example_seeds,
+    make_view,
+)
+from tfcontrast.data import Source, eval_dataset, index_stream, steps_per_epoch, train_dataset
+from tfcontrast.errors import UserError
+
+COUNT, BATCH, SEED = 11, 4, 3
+IMAGES = np.random.default_rng(0).integers(0, 255, [COUNT, 9, 7, 3], np.uint8, endpoint=True)
+LABELS = np.arange(COUNT, dtype=np.int64) * 5 % 3
+
+# Cheap to trace and compile, random in every part: place, flip, colour, pixels.
+RECIPES = (
+    ViewRecipe(image_size=8, crop_probability=1.0, crop_area=(0.3, 1.0), flip_probability=0.5,
+               grayscale_probability=0.3, solarize_probability=0.3),
+    ViewRecipe(image_size=5, crop_probability=0.8, crop_area=(0.2, 0.8), noise_stddev=0.1),
+)  # fmt: skip
+
+
+def resident():
+    return Source(
+        name="toy", split="train", num_examples=COUNT, num_classes=3, images=IMAGES, labels=LABELS
+    )
+
+
+def one_size():
+    """Read one by one, all images of one size."""
+    images, labels = tf.constant(IMAGES), tf.constant(LABELS)
+    return Source(
+        name="toy", split="train", num_examples=COUNT, num_classes=3, image_shape=(9, 7),
+        read=lambda index: (images[index], labels[index]),
+    )  # fmt: skip
+
+
+def many_sizes():
+    """Read one by one; image i has i rows less at the bottom, up to 4."""
+    images, labels = tf.constant(IMAGES), tf.constant(LABELS)
+
+    def read(index):
+        image = images[index][: 9 - tf.cast(index % 5, tf.int32)]
+        return tf.ensure_shape(image, [None, None, 3]), labels[index]
+
+    return Source(name="toy", split="train", num_examples=COUNT, num_classes=3, read=read)
+
+
+SOURCES = {"resident": resident, "one_size": one_size, "many_sizes": many_sizes}
+every_source = pytest.mark.parametrize("kind", SOURCES)
+
+
+def train(kind, steps, **options):
+    options = {"batch_size": BATCH, "seed": SEED, "jit_compile": False} | options
+    return list(train_dataset(SOURCES[kind](), RECIPES, **options).take(steps))
+
+
+def assert_same(ours, others):
+    assert len(ours) == len(others)
+    for mine, other in zip(ours, others, strict=True):
+        for left, right in zip(tf.nest.flatten(mine), tf.nest.flatten(other), strict=True):
+            np.testing.assert_array_equal(left, right)
+
+
+def on_any_size(function):
+    """Runs a function of one image the way a pipeline of many sizes does: the size is unknown."""
+    return tf.function(function, input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
+
+
+@every_source
+def test_batches_are_what_the_definition_says(kind):
+    stream = index_stream(COUNT, BATCH, seed=SEED)
+    source = SOURCES[kind]()
+    for batch, (counters, indices) in zip(train(kind, 3), stream, strict=False):
+        np.testing.assert_array_equal(batch["index"], indices)
+        np.testing.assert_array_equal(batch["label"], LABELS[indices])
+        for view, recipe in enumerate(RECIPES):
+            seeds = example_seeds(SEED, counters, view)
+            for row in range(BATCH):
+                image, seed = source.load(indices[row]), seeds[row : row + 1]
+                if kind == "many_sizes":
+                    make = on_any_size(lambda x, s=seed, r=recipe: make_view(x[None], s, r)[0])
+                    expected = make(image)
+                else:
+                    expected = make_view(image[None], seed, recipe)[0]
+                np.testing.assert_allclose(batch["views"][view][row], expected, atol=1e-5)
+
+
+@every_source
+def test_shapes_are_static_and_the_stream_is_infinite(kind):
+    dataset = train_dataset(SOURCES[kind](), RECIPES, batch_size=BATCH, seed=SEED)
+    spec = dataset.element_spec
+    assert [view.shape for view in spec["views"]] == [(BATCH, 8, 8, 3), (BATCH, 5, 5, 3)]
+    assert {view.dtype for view in spec["views"]} == {tf.float32}
+    assert (spec["label"].shape, spec["index"].shape) == ((BATCH,), (BATCH,))
+    assert spec["label"].dtype == spec["index"].dtype == tf.int64
+    assert len(list(dataset.take(9))) == 9
+
+
+@every_source
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_restart_is_the_tail_bit_for_bit(kind, jit_compile):
+    whole = train(kind, 8, jit_compile=jit_compile)
+    for start in (1, 4):
+        tail = train(kind, 8 - start, jit_compile=jit_compile, start_step=start)
+        assert_same(whole[start:], tail)
+
+
+@every_source
+@pytest.mark.parametrize("calls", [1, 7])
+def test_threads_do_not_change_the_result(kind, calls):
+    assert_same(train(kind, 6), train(kind, 6, num_parallel_calls=calls))
+
+
+@every_source
+def test_compiled_views_are_the_same_views(kind):
+    for ours, compiled in zip(train(kind, 3), train(kind, 3, jit_compile=True), strict=True):
+        np.testing.assert_array_equal(ours["index"], compiled["index"])
+        for left, right in zip(ours["views"], compiled["views"], strict=True):
+            np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+def test_reading_one_by_one_is_the_same_as_resident():
+    assert_same(train("resident", 4), train("one_size", 4))
+
+
+def test_seeds_epochs_views_and_places_all_differ():
+    source = dataclasses.replace(resident(), images=np.repeat(IMAGES[:1], COUNT, axis=0))
+    recipes = (RECIPES[1],) * 2
+    batches = [
+        view[row].numpy().tobytes()
+        for seed in (0, 1)
+        for batch in train_dataset(
+            source, recipes, batch_size=BATCH, seed=seed, jit_compile=False
+        ).take(4)
+        for view in batch["views"]
+        for row in range(BATCH)
+    ]
+    assert len(set(batches)) == 2 * 4 * 2 * BATCH
+
+
+@every_source
+def test_views_are_images(kind):
+    for batch in train(kind, 4):
+        for view in batch["views"]:
+            assert 0.0 <= view.numpy().min() < 0.4
+            assert 0.6 < view.numpy().max() <= 1.0
+
+
+@every_source
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 50])
+def test_evaluation_counts_every_example_once_and_in_order(kind, batch_size):
+    source = SOURCES[kind]()
+    batches = list(eval_dataset(source, image_size=6, batch_size=batch_size))
+    assert len(batches) == -(-COUNT // batch_size)
+    np.testing.assert_array_equal(
+        np.concatenate([batch["index"] for batch in batches]), np.arange(COUNT)
+    )
+    np.testing.assert_array_equal(np.concatenate([batch["label"] for batch in batches]), LABELS)
+    images = np.concatenate([batch["image"] for batch in batches])
+    assert images.dtype == np.float32
+    one = on_any_size(lambda image: eval_view(image[None], image_size=6)[0])
+    for i in range(COUNT):
+        image = source.load(tf.constant(i, tf.int64))
+        expected = one(image) if kind == "many_sizes" else eval_view(image[None], image_size=6)[0]
+        np.testing.assert_allclose(images[i], expected, atol=1e-6)
+
+
+@every_source
+def test_evaluation_passes_the_crop_on_and_does_not_depend_on_threads(kind):
+    def images(**options):
+        return list(eval_dataset(SOURCES[kind](), image_size=40, batch_size=3, **options))
+
+    assert_same(images(), images(num_parallel_calls=1))
+    whole, cut = images(crop_fraction=1.0)[0]["image"], images(crop_fraction=0.5)[0]["image"]
+    assert np.abs(whole - cut).max() > 0.01
+
+
+def test_evaluation_leaves_images_of_the_right_size_alone():
+    source = dataclasses.replace(resident(), images=np.ascontiguousarray(IMAGES[:, :7]))
+    (batch,) = eval_dataset(source, image_size=7, batch_size=COUNT)
+    np.testing.assert_allclose(batch["image"], IMAGES[:, :7] / 255.0, atol=1e-7)
+
+
+def test_unlabelled_sources_have_label_minus_one():
+    source = dataclasses.replace(resident(), labels=np.full([COUNT], -1, np.int64), num_classes=0)
+    (batch,) = train_dataset(source, RECIPES, batch_size=BATCH, seed=0, jit_compile=False).take(1)
+    np.testing.assert_array_equal(batch["label"], [-1] * BATCH)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+@every_source
+def test_replicas_share_the_global_batch_in_order(kind, replicas, strategy_of):
+    strategy = strategy_of(replicas)
+    dataset = train_dataset(
+        SOURCES[kind](), RECIPES, batch_size=BATCH, seed=SEED, jit_compile=False
+    )
+    expected = train(kind, 3)
+    for batch, whole in zip(
+        strategy.experimental_distribute_dataset(dataset), expected, strict=False
+    ):
+        rows = [
+            np.concatenate([part.numpy() for part in strategy.experimental_local_results(value)])
+            for value in (batch["index"], batch["views"][0])
+        ]
+        np.testing.assert_array_equal(rows[0], whole["index"])
+        np.testing.assert_array_equal(rows[1], whole["views"][0])
+
+
+def test_wrong_arguments_are_refused():
+    assert steps_per_epoch(resident(), BATCH) == 2
+    with pytest.raises(UserError, match="train_batch_size=12 is larger"):
+        steps_per_epoch(resident(), 12)
+    with pytest.raises(UserError, match="train_batch_size=12 is larger"):
+        train_dataset(resident(), RECIPES, batch_size=12, seed=0)
+    with pytest.raises(ValueError, match="recipes"):
+        train_dataset(resident(), (), batch_size=2, seed=0)
+    with pytest.raises(ValueError, match="start_step"):
+        train_dataset(resident(), RECIPES, batch_size=2, seed=0, start_step=-1)
+    with pytest.raises(ValueError, match="batch_size"):
+        eval_dataset(resident(), image_size=8, batch_size=0)
