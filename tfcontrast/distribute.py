@@ -4,6 +4,9 @@ Every function here is the identity (or its trivial form) on one replica, so tha
 are written once.
 """
 
+import json
+import os
+
 import tensorflow as tf
 
 from tfcontrast.errors import UserError
@@ -35,6 +38,11 @@ def make_strategy(
         raise UserError(f"--strategy must be one of {', '.join(STRATEGIES)}. Received: {name!r}")
     if num_replicas < 0:
         raise UserError(f"--num_replicas must not be negative. Received: {num_replicas}")
+    if num_replicas > 1 and name not in ("auto", "mirrored"):
+        raise UserError(
+            f"--num_replicas is for --strategy=mirrored. Received: {num_replicas} with "
+            f"--strategy={name}"
+        )
     gpus = tf.config.list_physical_devices("GPU")
     if name == "auto":
         name = "mirrored" if len(gpus) > 1 or num_replicas > 1 else "none"
@@ -78,14 +86,38 @@ def _is_initialized() -> bool:
 
 
 def _multi_worker() -> tf.distribute.Strategy:
-    import os
-
-    if not os.environ.get("TF_CONFIG"):
+    text = os.environ.get("TF_CONFIG", "")
+    if not text:
         raise UserError(
             "--strategy=multi_worker reads the cluster from the TF_CONFIG environment variable, "
             "which is not set"
         )
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    try:
+        cluster = json.loads(text)
+        workers, task = cluster["cluster"]["worker"], cluster["task"]
+        task["type"], workers[0], int(task["index"])
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(
+            'TF_CONFIG must be like {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
+            f'"worker", "index": 0}}}}. Received: {text!r}'
+        ) from error
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise UserError(
+            f"--strategy=multi_worker: the cluster of TF_CONFIG did not come up "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes the files: always, but for the other workers of several."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+    resolver = strategy.cluster_resolver
+    if resolver.task_type == "worker" and "chief" not in resolver.cluster_spec().jobs:
+        return bool(resolver.task_id == 0)
+    return bool(resolver.task_type == "chief")
 
 
 def _tpu(tpu_name: str) -> tf.distribute.Strategy:

@@ -17,6 +17,18 @@ from tfcontrast.config import MethodConfig
 from tfcontrast.optim import SummedOptimizer, variable_roles
 
 
+class SharedMean(keras.metrics.Mean):
+    """A running mean of a value that is the same on every replica.
+
+    Keras's own adds the replicas' shares up when it is read and deals the sum out evenly when it is
+    restored, so that a resumed run would not hold the very same numbers on every replica.
+    """
+
+    def add_variable(self, *args: Any, **options: Any) -> keras.Variable:
+        """As Keras's, but reading takes one replica's value and assigning sets every replica's."""
+        return super().add_variable(*args, **{**options, "aggregation": "only_first_replica"})
+
+
 class Method(keras.Model, abc.ABC):
     """A trainable method: a backbone, what the method adds to it, and one step.
 
@@ -46,14 +58,18 @@ class Method(keras.Model, abc.ABC):
     ) -> None:
         super().__init__(name=type(self).__name__.lower())
         self.backbone = backbone
-        self.probe: Any = (
-            keras.layers.Dense(num_classes, dtype="float32", name="probe") if num_classes else None
-        )
-        self.probe_optimizer: Any = (
-            keras.optimizers.Adam(probe_learning_rate) if num_classes else None
-        )
-        names = (*self.metric_names, *(("probe_loss", "probe_top1") if num_classes else ()))
-        self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self.probe: Any = None
+        self.probe_optimizer: Any = None
+        names = self.metric_names
+        if num_classes:
+            # From zero: a random start would take a number from the seed, and with it every layer
+            # that is made later would start elsewhere than without a probe.
+            self.probe = keras.layers.Dense(
+                num_classes, kernel_initializer="zeros", dtype="float32", name="probe"
+            )
+            self.probe_optimizer = keras.optimizers.Adam(probe_learning_rate)
+            names = (*names, "probe_loss", "probe_top1")
+        self._trackers = {name: SharedMean(name=name) for name in names}
 
     @abc.abstractmethod
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
@@ -126,8 +142,14 @@ class Method(keras.Model, abc.ABC):
                 **self._train_probe(tf.stop_gradient(outputs["features"]), batch["label"]),
             }
         self.after_update(outputs, batch)
-        for name, tracker in self._trackers.items():
-            tracker.update_state(losses[name])
+        return self._track(losses)
+
+    def _track(self, losses: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Moves the running means by the global batch's values, in one small collective."""
+        local = tf.stack([tf.cast(losses[name], tf.float32) for name in self._trackers])
+        means = tf.unstack(distribute.all_sum(local) / distribute.num_replicas())
+        for tracker, value in zip(self._trackers.values(), means, strict=True):
+            tracker.update_state(value)
         return {name: tracker.result() for name, tracker in self._trackers.items()}
 
     def _train_probe(self, features: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -149,9 +171,17 @@ class Method(keras.Model, abc.ABC):
 
         Keras's own reduces the step's results in a way that several workers do not allow; the
         metrics hold them already.
+
+        Raises:
+            ValueError: ``prepare`` was not called after ``compile``.
         """
         if getattr(self, "train_function", None) is not None and not force:
             return
+        if not self.optimizer.built:
+            raise ValueError(
+                "call prepare(image_size) after compile, in the strategy's scope. Received: "
+                f"{self.name} without variables"
+            )
         strategy = self.distribute_strategy
         step = self.train_step
         if self.jit_compile and strategy.num_replicas_in_sync == 1:

@@ -77,6 +77,9 @@ class Supervised(Method):
             and the first k groups; ``FROZEN_ENCODER`` (4) freezes the backbone and the projector:
             linear evaluation.
         zero_init: start the classifier at zero instead of N(0, 0.01).
+
+    Raises:
+        ValueError: the backbone has no such group, or the projector no such layer.
     """
 
     Config = SupervisedConfig
@@ -105,10 +108,23 @@ class Supervised(Method):
         self.classifier = keras.layers.Dense(
             num_classes, kernel_initializer=weights, dtype="float32", name="classifier"
         )
-        if frozen_groups >= 0:
-            backbone.freeze(frozen_groups)
-            if frozen_groups == FROZEN_ENCODER and self.projector is not None:
-                self.projector.trainable = False
+        backbone.freeze(frozen_groups)
+        if self.projector is not None:
+            self.projector.build((None, backbone.feature_dim))
+            self._settle_projector(self.projector)
+
+    def _settle_projector(self, projector: Projector) -> None:
+        """Freezes the layers above the classifier's input, under a frozen backbone all of them."""
+        last = len(projector.dense_layers)
+        if not -1 <= self.projector_layers <= last:
+            raise ValueError(
+                f"projector_layers must be between -1 and {last}. Received: {self.projector_layers}"
+            )
+        kept = last if self.projector_layers == -1 else self.projector_layers
+        if self.frozen_groups == FROZEN_ENCODER:
+            kept = 0
+        for layer in (*projector.dense_layers[kept:], *projector.norms[kept:]):
+            layer.trainable = False
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """One view through backbone, kept projector layers and classifier."""

@@ -172,16 +172,12 @@ def build_method(config: Config, data: RunData) -> Method:
     """The pretraining method, built and compiled; call it in the strategy's scope."""
     keras.utils.set_random_seed(config.run.seed)
     cls = METHODS[config.run.method]
-    classes = data.train.num_classes
-    if not cls.needs_labels and not config.train.lineareval_while_pretraining:
-        classes = 0
-    if cls is not Supervised and not config.train.lineareval_while_pretraining:
-        classes = 0
+    probes = config.train.lineareval_while_pretraining or cls is Supervised
     make: Any = cls
     method: Method = make(
         build_backbone(config, data.image_size),
         config.method,
-        num_classes=classes,
+        num_classes=data.train.num_classes if probes else 0,
         global_bn=config.model.global_bn,
     )
     return compile_method(method, config, data)
@@ -209,8 +205,10 @@ def total_steps(config: Config, steps_per_epoch: int) -> int:
 def make_run_optimizer(config: Config, steps_per_epoch: int) -> Any:
     """The optimizer and its schedule over the run's length."""
     options = config.optim
-    decays = [float(word) for word in options.decay_epochs.split(",") if word.strip()]
-    decay_steps = [max(1, round(epoch * steps_per_epoch)) for epoch in decays]
+    decay_steps = []
+    if options.learning_rate_schedule in ("step", "exponential"):
+        epochs = [float(word) for word in options.decay_epochs.split(",")]
+        decay_steps = [max(1, round(epoch * steps_per_epoch)) for epoch in epochs]
     staircase = options.learning_rate_schedule == "exponential"
     peak = optim.scaled_learning_rate(
         options.learning_rate, config.train.train_batch_size, options.learning_rate_scaling

@@ -12,11 +12,15 @@ import tensorflow as tf
 
 from tfcontrast import data as data_lib
 from tfcontrast import evaluate
+from tfcontrast.errors import UserError
 from tfcontrast.train import checkpoints, state
 
 
 class Rates(keras.callbacks.Callback):
     """Adds ``examples_per_second`` and ``learning_rate`` to an epoch's logs.
+
+    The first step is left out, since it holds the tracing of the graph, and so is what other
+    callbacks do between epochs.
 
     Args:
         batch_size: images of a step.
@@ -25,28 +29,26 @@ class Rates(keras.callbacks.Callback):
     def __init__(self, batch_size: int) -> None:
         super().__init__()
         self._batch_size = batch_size
-        self._start = 0.0
-        self._steps = 0
-        self.images = 0
-        self.seconds = 0.0
+        self._traced = False
+        self._start, self._steps = 0.0, 0
+        self._images, self._seconds = 0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Starts the clock."""
         self._start, self._steps = time.perf_counter(), 0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Counts; the first step of a run is left out, since it holds the graph's tracing."""
-        if not self.images and not self._steps:
-            self._start = time.perf_counter()
-            self.images = 1
+        """Counts."""
+        if self._traced:
+            self._steps += self.model.steps_per_execution
         else:
-            self._steps += 1
+            self._traced, self._start = True, time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes the epoch's numbers."""
-        seconds = time.perf_counter() - self._start
-        images = self._steps * self._batch_size
-        self.images, self.seconds = self.images + images, self.seconds + seconds
+        images, seconds = self._steps * self._batch_size, time.perf_counter() - self._start
+        if images:
+            self._images, self._seconds = self._images + images, self._seconds + seconds
         if logs is not None:
             if images:
                 logs["examples_per_second"] = images / seconds
@@ -55,7 +57,7 @@ class Rates(keras.callbacks.Callback):
     @property
     def mean(self) -> float | None:
         """Images a second over the run so far; None before the second step."""
-        return self.images / self.seconds if self.seconds and self.images > 1 else None
+        return self._images / self._seconds if self._images else None
 
 
 class KnnMonitor(keras.callbacks.Callback):
@@ -118,10 +120,12 @@ def _thin(source: data_lib.Source, most: int) -> data_lib.Source:
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes a checkpoint every so many steps and at the end.
+    """Writes a checkpoint every so many steps and at the end; must be the last callback.
 
-    A disk that is full does not end the training: the user is told, the checkpoints that are there
-    stay, and the next one is tried in its turn.
+    At the end of an epoch it waits for the other callbacks and keeps the epoch's numbers too, so
+    that nothing of that epoch is missing after a resume. A disk that is full does not end the
+    training: the user is told, the checkpoints that are there stay, and the next one is tried in
+    its turn.
 
     Args:
         folder: the run's ``checkpoints`` folder.
@@ -144,28 +148,49 @@ class Checkpoints(keras.callbacks.Callback):
         self._folder, self._config = folder, config
         self._every, self._keep, self._last = every, keep, last_step
         self._step = 0
-        self.failed = False
+        self._failed = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Reads the step once; afterwards it is counted, so that no step waits for the device."""
         self._step = int(self.model.optimizer.iterations)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves when it is time."""
+        """Saves when it is time within an epoch."""
         self._step += self.model.steps_per_execution
-        if self._step % self._every == 0 or self._step == self._last:
-            self.save()
+        if self._is_due() and batch + 1 != self.params["steps"]:
+            self._save({})
 
-    def save(self) -> None:
-        """Writes the state as it is now."""
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Saves when it is time at an epoch's end."""
+        if self._is_due():
+            self._save({name: float(value) for name, value in (logs or {}).items()})
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Tells of a run that ended without its last checkpoint.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        if self._failed and self._step == self._last:
+            raise UserError(
+                f"the last checkpoint could not be written to {self._folder}; free the disk and "
+                "run the same command again"
+            )
+
+    def _is_due(self) -> bool:
+        return self._step % self._every == 0 or self._step == self._last
+
+    def _save(self, logs: Mapping[str, float]) -> None:
         arrays = state.values(state.full_state(self.model))
         try:
-            checkpoints.write_checkpoint(self._folder, arrays, step=self._step, config=self._config)
+            checkpoints.write_checkpoint(
+                self._folder, arrays, step=self._step, config=self._config, logs=logs
+            )
         except OSError as error:
-            self.failed = True
+            self._failed = True
             logging.getLogger(__name__).error(
                 "%s; training goes on, older checkpoints are untouched", error
             )
         else:
-            self.failed = False
+            self._failed = False
             checkpoints.prune_checkpoints(self._folder, self._keep)

@@ -25,6 +25,7 @@ from tfcontrast.errors import UserError
 
 _PREFIX = "variables"
 _MANIFEST = "manifest.json"
+_REPLACED = ".replaced"
 _FORMAT = 1
 
 
@@ -40,7 +41,12 @@ def versions() -> dict[str, str]:
 
 
 def write_checkpoint(
-    folder: pathlib.Path, arrays: Mapping[str, np.ndarray], *, step: int, config: Mapping[str, Any]
+    folder: pathlib.Path,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    step: int,
+    config: Mapping[str, Any],
+    logs: Mapping[str, float] | None = None,
 ) -> pathlib.Path:
     """Writes one checkpoint below ``folder``, all of it or nothing.
 
@@ -49,6 +55,7 @@ def write_checkpoint(
         arrays: the state by name.
         step: the number of steps that were taken.
         config: the run's options by flag name.
+        logs: the numbers of the epoch that ends with this step.
 
     Returns:
         The checkpoint's folder. An older one of the same step is replaced.
@@ -59,43 +66,55 @@ def write_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step_{step:08d}"
     work = folder / f".{final.name}.{os.getpid()}.tmp"
+    older = final.with_suffix(_REPLACED)
     shutil.rmtree(work, ignore_errors=True)
     try:
         work.mkdir()
-        _write_files(work, arrays, step, config)
+        _write_files(work, arrays)
+        about = {"step": step, "config": dict(config), "logs": dict(logs or {})}
+        _write_manifest(work, about)
         if final.exists():
-            shutil.rmtree(final)
+            # A folder cannot be renamed onto another; a crash in between is mended on reading.
+            final.rename(older)
         work.rename(final)
         _flush(folder)
+        shutil.rmtree(older, ignore_errors=True)
     except (OSError, tf.errors.OpError) as error:
         shutil.rmtree(work, ignore_errors=True)
+        _put_back(folder)
         raise OSError(
             f"the checkpoint of step {step} could not be written to {folder}: {error}"
         ) from error
     return final
 
 
-def _write_files(
-    work: pathlib.Path, arrays: Mapping[str, np.ndarray], step: int, config: Mapping[str, Any]
-) -> None:
+def _put_back(folder: pathlib.Path) -> None:
+    """Undoes a replacement that was broken off between its two renames."""
+    for older in folder.glob(f"step_*{_REPLACED}"):
+        final = older.with_suffix("")
+        if final.exists():
+            shutil.rmtree(older, ignore_errors=True)
+        else:
+            older.rename(final)
+
+
+def _write_files(work: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     names = sorted(arrays)
-    tf.raw_ops.SaveV2(
-        prefix=str(work / _PREFIX),
-        tensor_names=names,
-        shape_and_slices=[""] * len(names),
-        tensors=[tf.constant(arrays[name]) for name in names],
-    )
+    with tf.device("CPU:0"):  # not through the memory of an accelerator
+        tf.raw_ops.SaveV2(
+            prefix=str(work / _PREFIX),
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=[tf.constant(arrays[name]) for name in names],
+        )
+
+
+def _write_manifest(work: pathlib.Path, about: Mapping[str, Any]) -> None:
     files = {}
     for path in sorted(work.iterdir()):
         files[path.name] = {"bytes": path.stat().st_size, "sha256": _hash(path)}
         _flush(path)
-    manifest = {
-        "format": _FORMAT,
-        "step": step,
-        "files": files,
-        "config": dict(config),
-        "versions": versions(),
-    }
+    manifest = {"format": _FORMAT, **about, "files": files, "versions": versions()}
     path = work / _MANIFEST
     path.write_text(json.dumps(manifest, indent=1))
     _flush(path)
@@ -159,18 +178,27 @@ def list_checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in folder.glob("step_" + "[0-9]" * 8) if path.is_dir())
 
 
-def latest_checkpoint(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]] | None:
-    """The newest whole checkpoint and its manifest; damaged newer ones are set aside and named."""
+def latest_checkpoint(
+    folder: pathlib.Path, *, mend: bool = False
+) -> tuple[pathlib.Path, dict[str, Any]] | None:
+    """The newest whole checkpoint and its manifest; damaged newer ones are named and passed over.
+
+    Args:
+        folder: the run's ``checkpoints`` folder.
+        mend: for the run that owns the folder: damaged checkpoints are renamed, and a replacement
+            that was broken off is undone.
+    """
+    if mend:
+        _put_back(folder)
     for checkpoint in reversed(list_checkpoints(folder)):
         try:
-            manifest = read_manifest(checkpoint)
+            return checkpoint, read_manifest(checkpoint)
         except UserError as error:
-            aside = checkpoint.with_name(checkpoint.name + ".damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            checkpoint.rename(aside)
-            logging.getLogger(__name__).warning("%s; set aside as %s", error, aside.name)
-        else:
-            return checkpoint, manifest
+            logging.getLogger(__name__).warning("%s; an older one is used", error)
+            if mend:
+                aside = checkpoint.with_suffix(".damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                checkpoint.rename(aside)
     return None
 
 
@@ -210,20 +238,23 @@ def restore(
     *,
     source: str,
     allow_missing: str = "",
+    whole: bool = False,
 ) -> list[str]:
     """Assigns the arrays to the variables of the same names.
 
     Args:
         state: the variables to fill.
-        arrays: what a checkpoint holds; more than ``state`` names is fine.
+        arrays: what a checkpoint holds.
         source: the checkpoint's name, for messages.
         allow_missing: comma-separated prefixes of variables that may stay as they are.
+        whole: the checkpoint must hold nothing else than ``state``.
 
     Returns:
         The names that were left as they are.
 
     Raises:
-        UserError: a variable is missing, or has another shape; nothing has been assigned.
+        UserError: a variable is missing, has another shape, or is one too many; nothing has been
+            assigned.
     """
     allowed = tuple(word.strip() for word in allow_missing.split(",") if word.strip())
     missing = [name for name in state if name not in arrays]
@@ -233,12 +264,17 @@ def restore(
             f"{source} lacks {len(refused)} of {len(state)} variables, the first is {refused[0]}: "
             "it was made by another architecture, or name its prefix in --allow_missing"
         )
+    surplus = sorted(arrays.keys() - state.keys()) if whole else []
+    if surplus:
+        raise UserError(
+            f"{source} was made by another architecture: it holds {len(surplus)} variables more, "
+            f"the first is {surplus[0]}"
+        )
     for name, variable in state.items():
         if name in arrays and tuple(arrays[name].shape) != tuple(variable.shape):
             raise UserError(
                 f"{source} was made by another architecture: {name} has shape "
-                f"{tuple(arrays[name].shape)} there, "
-                f"{tuple(variable.shape)} here"
+                f"{tuple(arrays[name].shape)} there, {tuple(variable.shape)} here"
             )
     for name, variable in state.items():
         if name in arrays:

@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -57,6 +58,7 @@ def classify(
 
 def build_classifier(config: Config, data: build.RunData) -> Supervised:
     """The classifier on the checkpoint's encoder, compiled; call it in the strategy's scope."""
+    keras.utils.set_random_seed(config.run.seed)
     options = config.evaluation
     frozen = (
         FROZEN_ENCODER if config.run.train_mode == "linear_eval" else options.fine_tune_after_block

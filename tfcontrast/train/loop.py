@@ -1,5 +1,6 @@
 """The one training loop: ``Model.fit`` from whatever step the run's folder holds to the last."""
 
+import contextlib
 import pathlib
 from typing import Any
 
@@ -7,9 +8,9 @@ import keras
 import tensorflow as tf
 
 from tfcontrast import data as data_lib
+from tfcontrast import distribute
 from tfcontrast.augment import ViewRecipe
 from tfcontrast.config import Config
-from tfcontrast.errors import UserError
 from tfcontrast.methods import Method
 from tfcontrast.train import build, checkpoints, state
 from tfcontrast.train.callbacks import Checkpoints, KnnMonitor, Rates
@@ -49,35 +50,30 @@ def train(
         ``steps``, ``epochs``, ``examples_per_second`` and the last epoch's metrics.
 
     Raises:
-        UserError: the last checkpoint could not be written.
+        UserError: the newest checkpoint is not of this run's model, or the last one could not be
+            written.
     """
     batch_size = config.train.train_batch_size
     per_epoch = data_lib.steps_per_epoch(data.train, batch_size)
     last = build.total_steps(config, per_epoch)
     epochs = -(-last // per_epoch)
-    found = checkpoints.latest_checkpoint(folder / "checkpoints")
-    step, arrays = 0, {}
-    if found is not None:
-        arrays = checkpoints.read_arrays(found[0])
-        checkpoints.restore(state.full_state(method), arrays, source=str(found[0]))
-        step = int(found[1]["step"])
-        say(f"resumed from {found[0].name}: {step} of {last} steps are done")
+    # Several workers share the folder: all read, one writes.
+    chief = distribute.is_chief(method.distribute_strategy)
+    step, arrays, history = _resume(method, folder / "checkpoints", last, chief)
     rates = Rates(batch_size)
-    board = TensorBoard(folder, every=config.train.summary_steps)
-    progress = Progress(batch_size=batch_size, epochs=epochs, total_steps=last, first_step=step)
-    saver = Checkpoints(
-        folder / "checkpoints",
-        build.resolved_options(config, data),
-        every=config.train.checkpoint_steps or config.train.checkpoint_epochs * per_epoch,
-        keep=config.train.keep_checkpoint_max,
-        last_step=last,
-    )
-    callbacks = [rates, *_monitor(config, data, epochs), board, progress, saver]
     recipes = build.make_recipes(config, data.image_size)
-    if step == 0:
-        board.write_views(next(iter(_dataset(config, data, recipes, 0)))["views"])
-    history: dict[str, Any] = {}
-    try:
+    with contextlib.ExitStack() as files:
+        callbacks = [rates, *_monitor(config, data, epochs)]
+        if chief and step < last:
+            board = TensorBoard(folder, every=config.train.summary_steps)
+            progress = Progress(
+                batch_size=batch_size, epochs=epochs, total_steps=last, first_step=step
+            )
+            for opened in (board, progress):
+                files.callback(opened.close)
+            callbacks += [board, progress, _saver(config, data, folder, per_epoch, last)]
+            if step == 0:
+                board.write_views(next(iter(_dataset(config, data, recipes, 0)))["views"])
         for first, epoch, until, length in _segments(step, last, per_epoch):
             broken_off = [_RestoredMetrics(arrays)] if first == step and first % per_epoch else []
             fitted = method.fit(
@@ -90,20 +86,39 @@ def train(
                 verbose=0,
             )
             history = {name: float(values[-1]) for name, values in fitted.history.items()}
-    finally:
-        progress.close()
-        board.close()
-    if saver.failed:
-        raise UserError(
-            f"the last checkpoint could not be written to {folder}; free the disk and run the "
-            f"same command again"
-        )
     return {
         "steps": last,
         "epochs": epochs,
-        "examples_per_second": rates.mean,
+        "examples_per_second": rates.mean or history.get("examples_per_second"),
         "last_epoch": history,
     }
+
+
+def _resume(
+    method: Method, folder: pathlib.Path, last: int, chief: bool
+) -> tuple[int, dict[str, Any], dict[str, float]]:
+    """Restores the newest whole checkpoint: its step, its arrays, the numbers of its epoch."""
+    found = checkpoints.latest_checkpoint(folder, mend=chief)
+    if found is None:
+        return 0, {}, {}
+    checkpoint, manifest = found
+    arrays = checkpoints.read_arrays(checkpoint)
+    checkpoints.restore(state.full_state(method), arrays, source=str(checkpoint), whole=True)
+    if chief:
+        say(f"resumed from {checkpoint.name}: {manifest['step']} of {last} steps are done")
+    return int(manifest["step"]), arrays, manifest.get("logs", {})
+
+
+def _saver(
+    config: Config, data: build.RunData, folder: pathlib.Path, per_epoch: int, last: int
+) -> Checkpoints:
+    return Checkpoints(
+        folder / "checkpoints",
+        build.resolved_options(config, data),
+        every=config.train.checkpoint_steps or config.train.checkpoint_epochs * per_epoch,
+        keep=config.train.keep_checkpoint_max,
+        last_step=last,
+    )
 
 
 def _segments(step: int, last: int, per_epoch: int) -> list[tuple[int, int, int, int]]:

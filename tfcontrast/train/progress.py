@@ -58,9 +58,10 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Moves the bar."""
-        self._step += 1
+        steps = self.model.steps_per_execution
+        self._step += steps
         if self._bar is not None:
-            self._bar.update(self._batch_size)
+            self._bar.update(steps * self._batch_size)
             self._bar.set_description(
                 f"epoch {self._epoch}/{self._epochs} step {self._step}/{self._total}", refresh=False
             )

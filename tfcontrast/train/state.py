@@ -17,7 +17,7 @@ from tfcontrast.methods import Method
 
 def _sibling_names(names: list[str]) -> list[str]:
     """Names without automatic counters, numbered where siblings would share one."""
-    stems = [re.sub(r"_\d+$", "", name) for name in names]
+    stems = [re.sub(r"(_\d+)+$", "", name) for name in names]
     return [
         stem if stems.count(stem) == 1 else f"{stem}_{stems[:place].count(stem)}"
         for place, stem in enumerate(stems)
@@ -45,14 +45,8 @@ def named_variables(layer: keras.Layer, prefix: str) -> Iterator[tuple[str, kera
 
 def model_state(method: Method) -> dict[str, keras.Variable]:
     """The networks' variables: backbone, projector, probe and what else the method holds."""
-    state: dict[str, keras.Variable] = {}
-    for child in method._flatten_layers(include_self=False, recursive=False):
-        if not isinstance(child, keras.metrics.Metric):
-            state.update(named_variables(child, child.name))
-    state.update(
-        (v.name, v) for v in (*method._trainable_variables, *method._non_trainable_variables)
-    )
-    return state
+    root = method.name
+    return {name.removeprefix(f"{root}/"): v for name, v in named_variables(method, root)}
 
 
 def full_state(method: Method) -> dict[str, keras.Variable]:
