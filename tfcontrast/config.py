@@ -7,17 +7,20 @@ unique over all groups.
 import dataclasses
 import json
 import math
+import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from tfcontrast.errors import UserError
+
+TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def option(
     default: Any,
     text: str,
     *,
-    choices: tuple[str, ...] | None = None,
+    choices: tuple[Any, ...] | None = None,
     low: float | None = None,
     high: float | None = None,
 ) -> Any:
@@ -27,12 +30,23 @@ def option(
         default: the value when nobody sets it; its type is the option's type. ``None`` needs an
             annotation.
         text: one or two sentences for ``--help``.
-        choices: the accepted words.
+        choices: the accepted values.
         low: smallest accepted number.
         high: largest accepted number.
     """
     metadata = {"help": text, "choices": choices, "low": low, "high": high}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def option_type(field: dataclasses.Field[Any]) -> type:
+    """An option's type, without its ``None``."""
+    kinds = [kind for kind in typing.get_args(field.type) if kind is not type(None)]
+    return kinds[0] if kinds else typing.cast(type, field.type)
+
+
+def is_optional(field: dataclasses.Field[Any]) -> bool:
+    """Whether an option may be ``None``: left to the recipe."""
+    return type(None) in typing.get_args(field.type)
 
 
 def check_options(config: Any) -> None:
@@ -42,14 +56,20 @@ def check_options(config: Any) -> None:
         UserError: the first value that is not accepted, with its flag's name.
     """
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, kind = getattr(config, field.name), option_type(field)
         choices, low, high = (field.metadata[key] for key in ("choices", "low", "high"))
-        if value is None:
+        if value is None and is_optional(field):
             continue
-        if choices is not None and value not in choices:
+        # Checkpoints bring values from a file; a whole number may stand for a float, not a bool.
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise UserError(f"--{field.name} must be {TYPE_NAMES[kind]}. Received: {value!r}")
+        if isinstance(value, str) and value and value.strip().splitlines() != [value]:
             raise UserError(
-                f"--{field.name} must be one of {', '.join(choices)}. Received: {value!r}"
+                f"--{field.name} must be one line without spaces around it. Received: {value!r}"
             )
+        if choices is not None and value not in choices:
+            accepted = ", ".join(str(choice) for choice in choices)
+            raise UserError(f"--{field.name} must be one of {accepted}. Received: {value!r}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{field.name} must be finite. Received: {value}")
         if low is not None and value < low:
@@ -62,7 +82,7 @@ def check_options(config: Any) -> None:
 class RunConfig:
     """What to do, and where its results go."""
 
-    method: str = option("supcon", "The method; see the list of methods below.")
+    method: str = option("supcon", "The method.")
     mode: str = option(
         "train_then_eval",
         "train, evaluate a trained run, both, or export a SavedModel.",
@@ -88,7 +108,9 @@ class RunConfig:
         "Comma-separated prefixes of variables that the checkpoint may lack, such as "
         "projector,probe.",
     )
-    seed: int = option(0, "Seed of the weights, the data order and every augmentation.", low=0)
+    seed: int = option(
+        0, "Seed of the weights, the data order and every augmentation.", low=0, high=2**32 - 1
+    )
     framework_logs: bool = option(False, "Show TensorFlow's own start-up messages.")
 
 
@@ -134,7 +156,7 @@ class AugmentConfig:
     """How an image becomes views."""
 
     augmentation: str = option(
-        "simclr_v2", "The recipe of the views; see the list of recipes below."
+        "simclr_v2", "The recipe of the views; see tfcontrast/augment/recipes.py."
     )
     color_jitter_strength: float | None = option(
         None, "Multiplies the recipe's colour jitter.", low=0, high=4
@@ -154,7 +176,7 @@ class AugmentConfig:
 class ModelConfig:
     """The encoder."""
 
-    resnet_depth: int = option(50, "10, 18, 34, 50, 101, 152 or 200.", low=1)
+    resnet_depth: int = option(50, "Layers of the ResNet.", choices=(10, 18, 34, 50, 101, 152, 200))
     width_multiplier: float = option(
         1.0, "Multiplies every width of the ResNet; may be a fraction.", low=0.01, high=16
     )
@@ -175,7 +197,7 @@ class ModelConfig:
         choices=("torchvision", "simclr"),
     )
     output_stride: int = option(
-        32, "Stride of the last group, 32, 16 or 8 (dilated convolutions).", low=8, high=32
+        32, "Stride of the last group; below 32 by dilated convolutions.", choices=(32, 16, 8)
     )
     zero_init_last_gamma: bool = option(True, "Start every residual branch at zero.")
     batch_norm_decay: float = option(0.9, "Decay of batch norm's moving statistics.", low=0, high=1)
@@ -205,7 +227,7 @@ class OptimConfig:
         "linear: x batch/256; sqrt: x sqrt(batch); none.",
         choices=("linear", "sqrt", "none"),
     )
-    warmup_epochs: float = option(10.0, "Epochs of linear warm-up from 0.", low=0)
+    warmup_epochs: float = option(10.0, "Epochs of linear warm-up from 0.", low=0, high=1e6)
     learning_rate_schedule: str = option(
         "cosine", "What follows the warm-up.", choices=("cosine", "step", "exponential", "constant")
     )
@@ -270,7 +292,7 @@ class EvalConfig:
         choices=("sgd", "lbfgs"),
     )
     label_fraction: float = option(
-        1.0, "Share of the training labels that linear_eval and finetune see.", low=0, high=1
+        1.0, "Share of the training labels that linear_eval and finetune see.", low=1e-6, high=1
     )
     ft_proj_selector: int = option(
         0, "Projector layer that finetune keeps: 0 none, k the first k, -1 all.", low=-1
@@ -293,7 +315,8 @@ class StrategyConfig:
 
     strategy: str = option(
         "auto",
-        "auto, none, mirrored, multi_worker (TF_CONFIG) or tpu.",
+        "none: one device; multi_worker: the cluster of TF_CONFIG; auto: mirrored where there are "
+        "several GPUs, else none.",
         choices=("auto", "none", "mirrored", "multi_worker", "tpu"),
     )
     num_replicas: int = option(
@@ -393,37 +416,34 @@ class Config:
         """
         for name in (*GROUPS, "method"):
             check_options(getattr(self, name))
-        low, high = self.augment.crop_area_min, self.augment.crop_area_max
-        if low is not None and low > (high or 1.0):
-            raise UserError(
-                f"--crop_area_min must not exceed --crop_area_max. Received: {low} and "
-                f"{high or 1.0}"
-            )
-        if self.model.output_stride not in (8, 16, 32):
-            raise UserError(
-                f"--output_stride must be 32, 16 or 8. Received: {self.model.output_stride}"
-            )
+        self._validate_crop_area()
         self._validate_decay_epochs()
+
+    def _validate_crop_area(self) -> None:
+        low, high = self.augment.crop_area_min or 0.08, self.augment.crop_area_max or 1.0
+        if low > high:
+            raise UserError(
+                f"--crop_area_min must not exceed --crop_area_max. Received: {low:g} and {high:g}"
+            )
 
     def _validate_decay_epochs(self) -> None:
         schedule, text = self.optim.learning_rate_schedule, self.optim.decay_epochs
-        if schedule not in ("step", "exponential"):
+        single, needed = schedule == "exponential", schedule in ("step", "exponential")
+        if not needed and not text:
             return
         try:
             epochs = [float(word) for word in text.split(",")]
         except ValueError:
             epochs = []
+        finite = all(math.isfinite(epoch) for epoch in epochs)
         if (
             not epochs
+            or not finite
             or min(epochs) <= 0
             or epochs != sorted(epochs)
-            or (schedule == "exponential" and len(epochs) > 1)
+            or (single and len(epochs) > 1)
         ):
-            wanted = (
-                "one positive number"
-                if schedule == "exponential"
-                else "rising epochs such as 60,75,90"
-            )
+            wanted = "one positive number" if single else "rising epochs such as 60,75,90"
             raise UserError(
                 f"--decay_epochs must be {wanted} with --learning_rate_schedule={schedule}. "
                 f"Received: {text!r}"

@@ -1,7 +1,15 @@
-"""What a run says: lines and tables on standard output."""
+"""What a run says: lines and tables on standard output; nothing of what TensorFlow says.
 
+Standard library only, since it is needed before TensorFlow's first word.
+"""
+
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from tfcontrast.errors import UserError
 
 
 def say(text: str = "") -> None:
@@ -28,3 +36,27 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def percent(share: float | None) -> str:
     """A share in [0, 1] as percent with one decimal; a dash when it was not measured."""
     return "-" if share is None else f"{100 * share:.1f}"
+
+
+@contextlib.contextmanager
+def quiet(enabled: bool) -> Iterator[None]:
+    """Hides what TensorFlow's C++ writes to standard error at start-up, unless that fails."""
+    if not enabled:
+        yield
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        except UserError:
+            raise
+        except BaseException:
+            caught.seek(0)
+            os.write(kept, caught.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

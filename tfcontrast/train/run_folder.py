@@ -4,12 +4,13 @@
 what was measured; TensorBoard's events and ``saved_model/`` stand beside them.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import re
-import tempfile
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -18,6 +19,8 @@ from tfcontrast.config import Config
 from tfcontrast.errors import UserError
 from tfcontrast.train import checkpoints
 
+_STATED = "flags.txt"
+_TRAINS = ("train", "train_then_eval")
 # Options that may change when a run is resumed: they move neither a weight nor the data.
 _FREE = frozenset(
     [
@@ -50,15 +53,95 @@ def write_text(path: pathlib.Path, text: str) -> None:
     Raises:
         UserError: the disk is full or read-only; the old file is untouched.
     """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            temporary = file.name
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def opened(config: Config, flagfile: str) -> Iterator[pathlib.Path]:
+    """Opens the run's folder: a new one, or one of the same options.
+
+    When the run fails before it has written anything else, what was made here is removed again, so
+    that a mistaken option leaves no trace and the folder is free for the corrected command.
+
+    Args:
+        config: the run's options.
+        flagfile: the same as a flagfile.
+
+    Yields:
+        The folder; with ``flags.txt`` in it when the run trains.
+
+    Raises:
+        UserError: the folder belongs to a run with other options, or to something else, or cannot
+            be written.
+    """
+    folder = locate(config)
+    stated = folder / _STATED
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    states = _check(folder, flagfile, config.run.mode in _TRAINS)
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--model_dir={folder} cannot be made: {error.strerror or error}"
+            ) from error
+        if states:
+            write_text(stated, flagfile)
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if states and _holds_flags_alone(folder):
+                stated.unlink()
+            for path in missing:
+                path.rmdir()
+        raise
+
+
+def _check(folder: pathlib.Path, flagfile: str, trains: bool) -> bool:
+    """Refuses a folder that this run must not touch; tells whether ``flags.txt`` is to be written.
+
+    A run that only measures or exports may write beside any run, but into no other folder.
+    """
+    stated = folder / _STATED
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--model_dir={folder} is a file; give a folder")
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return trains
+        if not stated.exists():
+            raise UserError(
+                f"--model_dir={folder} is not empty and holds no run; give a new folder"
+            )
+        if not trains:
+            return False
+        before, now = _parse(stated.read_text(encoding="utf-8", errors="replace")), _parse(flagfile)
+    except OSError as error:
+        raise UserError(f"--model_dir={folder} cannot be read: {error.strerror}") from error
+    changed = [
+        name
+        for name in [*now, *(before.keys() - now.keys())]
+        if name not in _FREE and before.get(name) != now.get(name)
+    ]
+    # A run that was broken off before its first step has nothing to lose.
+    if changed and not _holds_flags_alone(folder):
+        differences = ", ".join(
+            f"--{name} {_value(before, name)} there, {_value(now, name)} now" for name in changed
+        )
+        raise UserError(
+            f"--model_dir={folder} belongs to a run with other settings ({differences}); give "
+            "these or another --model_dir"
+        )
+    return bool(changed)
 
 
 def _parse(flagfile: str) -> dict[str, str]:
@@ -66,75 +149,43 @@ def _parse(flagfile: str) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def open_run_folder(model_dir: str, flagfile: str) -> pathlib.Path:
-    """Opens a run's folder: a new one, or one of the same options.
+def _value(options: Mapping[str, str], name: str) -> str:
+    return options.get(name, "unset") or "empty"
 
-    Args:
-        model_dir: its path.
-        flagfile: the run's options as a flagfile.
 
-    Returns:
-        The folder, with ``flags.txt`` in it.
-
-    Raises:
-        UserError: the folder belongs to a run with other options, or to something else, or cannot
-            be written.
-    """
-    folder = pathlib.Path(model_dir).expanduser()
-    stated = folder / "flags.txt"
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--model_dir={model_dir} is a file; give a folder")
-    if stated.exists():
-        before, now = _parse(stated.read_text()), _parse(flagfile)
-        changed = sorted(
-            name
-            for name in before.keys() | now.keys()
-            if name not in _FREE and before.get(name) != now.get(name)
-        )
-        if changed:
-            differences = ", ".join(
-                f"--{n}={before.get(n)} there, {now.get(n)} now" for n in changed
-            )
-            raise UserError(
-                f"--model_dir={model_dir} belongs to a run with other settings ({differences})"
-            )
-        return folder
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"--model_dir={model_dir} is not empty and holds no run; give a new folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--model_dir={model_dir} cannot be made: {error.strerror or error}"
-        ) from error
-    write_text(stated, flagfile)
-    return folder
+def _holds_flags_alone(folder: pathlib.Path) -> bool:
+    return [path.name for path in folder.iterdir()] == [_STATED]
 
 
 def locate(config: Config) -> pathlib.Path:
-    """The run's folder: ``--model_dir``, or the checkpoint's run, or a name of its own."""
+    """The run's folder: ``--model_dir``, or the checkpoint's run, or a name of its own.
+
+    Raises:
+        UserError: a checkpoint outside of a run's folder is to be measured or exported, so that
+            there is no place for the results.
+    """
     options = config.run
     if options.model_dir:
         return pathlib.Path(options.model_dir).expanduser()
-    if options.mode in ("eval", "export"):
-        checkpoint, _ = checkpoints.find_checkpoint(options.checkpoint)
-        return checkpoint.parent.parent
-    dataset = re.sub(r"[^A-Za-z0-9_.-]+", "-", config.data.dataset.removeprefix("folder:")).strip(
-        "-"
-    )
+    if options.mode not in _TRAINS:
+        found, _ = checkpoints.find_checkpoint(options.checkpoint)
+        if found.absolute().parent.name != "checkpoints":
+            raise UserError(
+                f"--mode={options.mode} needs --model_dir for its results: {found} is not in a "
+                "run's folder"
+            )
+        return found.absolute().parent.parent
+    dataset = re.sub(r"[^A-Za-z0-9_.-]+", "-", config.data.dataset.removeprefix("folder:"))
     suffix = "" if options.train_mode == "pretrain" else f"_{options.train_mode}"
-    return pathlib.Path("runs") / f"{dataset}_{options.method}{suffix}"
+    return pathlib.Path("runs") / f"{dataset.strip('-')}_{options.method}{suffix}"
 
 
 def write_result(folder: pathlib.Path, config: Config, result: Mapping[str, Any]) -> None:
     """Adds to the run's ``result.json``; what is measured now replaces its older value."""
     path = folder / "result.json"
     before: dict[str, Any] = {}
-    if path.exists():
-        try:
-            before = json.loads(path.read_text())
-        except ValueError:
-            before = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # none yet, or damaged
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
     about = {
         "method": config.run.method,
         "train_mode": config.run.train_mode,
@@ -165,12 +216,16 @@ def describe(config: Config, folder: pathlib.Path, strategy: tf.distribute.Strat
 
 def next_commands(config: Config, folder: pathlib.Path) -> str:
     """What a user would type next."""
-    run = "python -m tfcontrast.run"
+    run, place = "python -m tfcontrast.run", shlex.quote(str(folder))
     lines = []
-    if config.run.train_mode == "pretrain" and config.run.mode != "export":
+    if config.run.mode == "export":
+        return ""
+    if config.run.mode == "train":
+        lines.append(f"{run} --mode=eval --model_dir={place}")
+    if config.run.train_mode == "pretrain":
         lines += [
-            f"{run} --train_mode=linear_eval --checkpoint={folder}",
-            f"{run} --mode=export --checkpoint={folder}",
+            f"{run} --train_mode=linear_eval --checkpoint={place}",
+            f"{run} --mode=export --checkpoint={place}",
         ]
-    lines.append(f"tensorboard --logdir={folder}")
+    lines.append(f"tensorboard --logdir={place}")
     return "\n".join(["", "next:", *(f"  {line}" for line in lines)])
