@@ -81,6 +81,8 @@ def parse(argv: Sequence[str]) -> Config | None:
     """
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
         return None
+    if {"--flagfile=", "-flagfile="} & set(argv):
+        raise UserError("--flagfile needs a file. Received: an empty name")
     flag_values = flags.FlagValues()  # type: ignore[no-untyped-call]  # absl is not typed
     define(flag_values)
     try:
@@ -108,9 +110,12 @@ def _explain(message: str) -> str:
         if choices:
             wanted = f"one of {', '.join(str(choice) for choice in choices)}"
         return f"--{name} must be {wanted}. Received: {value!r}"
-    if message.startswith("Unknown command line flag"):
-        message = message.replace("Unknown command line flag '", "unknown flag '--").rstrip(" ?")
-        return re.sub(r"Did you mean: ", "did you mean --", message) + "; --help lists all flags"
+    unknown = re.match(r"Unknown command line flag '(.*?)'(?:\. Did you mean: (.*) \?)?$", message)
+    if unknown:
+        name, close = unknown.groups()
+        hint = f", did you mean --{close.replace(' or ', ' or --')}?" if close else ""
+        return f"unknown flag --{name}{hint}; --help lists all flags"
+    message = re.sub("^Missing value for flag (.*)$", r"\1 needs a value: \1=VALUE", message)
     return message.replace("Unable to open flagfile:", "--flagfile cannot be opened:")
 
 
