@@ -81,8 +81,8 @@ setup(
             "setuptools<82",
         ],
         "addons": [
-            # SimAugment's warp, and the reference of metric losses. The project ended in 2024; this
-            # last nightly is the only one that imports beside Keras 3, up to Python 3.11.
+            # An independent reference for image ops, to compare by hand. The project ended in 2024;
+            # this last nightly is the only one that imports beside Keras 3, up to Python 3.11.
             'tfa-nightly==0.23.0.dev20240415222534; python_version < "3.12"',
         ],
     },
