@@ -22,6 +22,7 @@ from tfcontrast import distribute, losses
 from tfcontrast.config import option
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.projection import ProjectionConfig, encode_views, make_projector
+from tfcontrast.methods.supervised import FINETUNE_DEFAULTS, LINEAR_EVAL_DEFAULTS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class SimCLRConfig(ProjectionConfig):
     temperature: float = option(0.1, "Temperature of the contrastive loss.", low=1e-4)
     contrastive_loss: str = option(
         "nt_xent",
-        "The loss of Table 2: nt_xent, nt_logistic or margin_triplet.",
+        "The loss: nt_xent, nt_logistic or margin_triplet.",
         choices=("nt_xent", "nt_logistic", "margin_triplet"),
     )
     negative_mining: str = option(
@@ -42,30 +43,12 @@ class SimCLRConfig(ProjectionConfig):
         1.0, "Multiplies the loss; 2: the released code's sum of both directions.", low=0
     )
 
-    # Section 2 and Appendix B.6: LARS 0.3 x B/256, weight decay 1e-6, batch 4096, 10 epochs of
+    # The paper's ImageNet recipe: LARS 0.3 x B/256, weight decay 1e-6, batch 4096, 10 epochs of
     # warm-up, cosine.
     DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "pretrain": {},
-        # Appendix B.6: Nesterov 0.1 x B/256, 90 epochs, batch 4096, no warm-up, no decay.
-        "linear_eval": {
-            "optimizer": "sgd",
-            "nesterov": True,
-            "learning_rate": 0.1,
-            "warmup_epochs": 0.0,
-            "weight_decay": 0.0,
-            "train_epochs": 90,
-            "train_batch_size": 4096,
-        },
-        # Appendix B.5: Nesterov 0.05 x B/256, no warm-up.
-        "finetune": {
-            "optimizer": "sgd",
-            "nesterov": True,
-            "learning_rate": 0.05,
-            "warmup_epochs": 0.0,
-            "weight_decay": 0.0,
-            "train_epochs": 60,
-            "train_batch_size": 4096,
-        },
+        "linear_eval": LINEAR_EVAL_DEFAULTS,
+        "finetune": FINETUNE_DEFAULTS,
     }
 
 

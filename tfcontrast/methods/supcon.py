@@ -19,6 +19,7 @@ from tfcontrast import distribute, losses
 from tfcontrast.config import option
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.projection import ProjectionConfig, encode_views, make_projector
+from tfcontrast.methods.supervised import FINETUNE_DEFAULTS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class SupConConfig(ProjectionConfig):
     temperature: float = option(0.1, "Temperature of the contrastive loss.", low=1e-4)
     supcon_variant: str = option(
         "out",
-        "Sum over positives outside (Eq. 2) or inside (Eq. 3) the log.",
+        "Sum over positives outside (the paper's L_out) or inside (L_in) the log.",
         choices=("out", "in"),
     )
     denominator: str = option(
@@ -47,7 +48,7 @@ class SupConConfig(ProjectionConfig):
         choices=("none", "temperature", "base"),
     )
 
-    # Section 4 and the released ImageNet recipe: LARS 0.4 x B/256, batch 6144, 350 epochs,
+    # The released ImageNet recipe: LARS 0.4 x B/256, batch 6144, 350 epochs,
     # temperature 0.1.
     DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "pretrain": {
@@ -59,6 +60,7 @@ class SupConConfig(ProjectionConfig):
         },
         # The released stage 2: RMSProp 0.05 x B/256, decayed by 0.97 every half epoch, 90 epochs.
         "linear_eval": {
+            "augmentation": "crop_flip",
             "optimizer": "rmsprop",
             "learning_rate": 0.05,
             "learning_rate_schedule": "exponential",
@@ -69,15 +71,7 @@ class SupConConfig(ProjectionConfig):
             "train_epochs": 90,
             "train_batch_size": 6144,
         },
-        "finetune": {
-            "optimizer": "sgd",
-            "nesterov": True,
-            "learning_rate": 0.05,
-            "warmup_epochs": 0.0,
-            "weight_decay": 0.0,
-            "train_epochs": 60,
-            "train_batch_size": 4096,
-        },
+        "finetune": FINETUNE_DEFAULTS,
     }
 
 

@@ -1,6 +1,6 @@
 """The cross-entropy baseline, and the classifier of ``linear_eval`` and ``finetune``.
 
-From scratch it is the baseline that SimCLR (Table 8) and SupCon (Table 2) are compared with. On a
+From scratch it is the baseline that SimCLR and SupCon are compared with. On a
 pretrained backbone, with everything before the classifier frozen, it is linear evaluation; with all
 or the last groups trainable, finetuning.
 """
@@ -18,6 +18,24 @@ from tfcontrast.methods.base import Method
 from tfcontrast.models import Projector, ResNet
 
 FROZEN_ENCODER = 4
+
+# SimCLR's protocols, which others took over: Nesterov momentum, 0.1 x B/256 on the frozen encoder,
+# 0.05 x B/256 on the whole network; batch 4096, no warm-up, no decay.
+LINEAR_EVAL_DEFAULTS: Mapping[str, Any] = {
+    "augmentation": "crop_flip",
+    "optimizer": "sgd",
+    "nesterov": True,
+    "learning_rate": 0.1,
+    "warmup_epochs": 0.0,
+    "weight_decay": 0.0,
+    "train_epochs": 90,
+    "train_batch_size": 4096,
+}
+FINETUNE_DEFAULTS: Mapping[str, Any] = {
+    **LINEAR_EVAL_DEFAULTS,
+    "learning_rate": 0.05,
+    "train_epochs": 60,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,24 +60,8 @@ class SupervisedConfig(MethodConfig):
             "warmup_epochs": 12.0,
             "lineareval_while_pretraining": False,
         },
-        "linear_eval": {
-            "optimizer": "sgd",
-            "nesterov": True,
-            "learning_rate": 0.1,
-            "warmup_epochs": 0.0,
-            "weight_decay": 0.0,
-            "train_epochs": 90,
-            "train_batch_size": 4096,
-        },
-        "finetune": {
-            "optimizer": "sgd",
-            "nesterov": True,
-            "learning_rate": 0.05,
-            "warmup_epochs": 0.0,
-            "weight_decay": 0.0,
-            "train_epochs": 60,
-            "train_batch_size": 4096,
-        },
+        "linear_eval": LINEAR_EVAL_DEFAULTS,
+        "finetune": FINETUNE_DEFAULTS,
     }
 
 
