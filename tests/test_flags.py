@@ -210,7 +210,7 @@ def test_help_names_the_methods_defaults_that_differ():
     assert "Default: true (simclr); false (supcon)." in flowing
     assert "jitter. Default: the recipe's." in flowing
     assert "_[<train_mode>]" not in flowing
-    assert "linear_eval optimizer=rmsprop learning_rate=0.05" in flowing
+    assert "linear_eval augmentation=crop_flip optimizer=rmsprop learning_rate=0.05" in flowing
     assert f"image_size={DIGITS_DEFAULTS['pretrain']['image_size']}" in flowing
 
 

@@ -148,7 +148,7 @@ def _find_image(features: Any, name: str) -> str:
     if len(found) != 1:
         what = f"several ({', '.join(found)}), none called image" if found else "none"
         raise UserError(f"--dataset={name}: one image feature is needed; it has {what}")
-    dtype = tf.as_dtype(features[found[0]].dtype)
+    dtype = tf.as_dtype(features[found[0]].tf_dtype)
     if dtype not in (tf.uint8, tf.uint16):
         raise UserError(
             f"--dataset={name}: images of uint8 or uint16 are needed; it has {dtype.name}"
