@@ -262,7 +262,7 @@ class TrainConfig:
     """How long, how often, how much at once."""
 
     train_batch_size: int = option(4096, "Images of a step, over all replicas.", low=1)
-    train_epochs: int = option(100, "Epochs of floor(images / batch) steps.", low=0)
+    train_epochs: int = option(100, "Epochs of floor(images / batch) steps.", low=1)
     train_steps: int = option(0, "Steps; wins over train_epochs when set.", low=0)
     checkpoint_epochs: int = option(1, "Epochs between checkpoints.", low=1)
     checkpoint_steps: int = option(

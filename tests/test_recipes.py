@@ -1,0 +1,136 @@
+"""Every recipe of flags/ is whole: header, index, options; and takes two steps at toy size."""
+
+import functools
+import json
+import pathlib
+import re
+import shlex
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcontrast import data as data_lib
+from tfcontrast import flags, run
+from tfcontrast.train.checkpoints import write_checkpoint
+from tfcontrast.train.options import make_config
+from tfcontrast.train.tensorboard import TensorBoard
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMOKE = ROOT / "flags" / "smoke.flags"
+RECIPES = sorted(path for path in ROOT.glob("flags/*/*.flags"))
+HEADER = ("What", "Command", "Reported", "Ours", "Hardware")
+# Two steps of these are taken among the quick tests: every method, a classifier, every option of
+# SimCLR v2.
+QUICK = ("digits/supervised", "cifar10/supcon_linear_eval", "imagenet/simclr_v2")
+
+
+def name_of(path):
+    return path.relative_to(ROOT / "flags").as_posix().removesuffix(".flags")
+
+
+def options_of(path):
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines()[5:] if line]
+    return [line for line in lines if not line.startswith("#")]
+
+
+def base_of(path):
+    """The recipe that pretrains what this one starts from; None for a pretraining recipe."""
+    name = re.sub("_(linear_eval|finetune)", "", path.name)
+    return None if name == path.name else path.with_name(name)
+
+
+def test_there_are_recipes_of_every_data_set():
+    assert {path.parent.name for path in RECIPES} >= {"digits", "cifar10", "imagenet"}
+
+
+@pytest.mark.parametrize("path", [*RECIPES, SMOKE], ids=name_of)
+def test_the_header_is_the_five_lines(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for word, line in zip(HEADER, lines, strict=False):
+        assert re.fullmatch(rf"# {word}: \S.*", line), line
+    assert lines[5] == ""
+    assert path.read_text(encoding="utf-8").endswith("\n")
+    command = shlex.split(lines[1].removeprefix("# Command: "))
+    assert command[:3] == ["python", "-m", "tfcontrast.run"]
+    assert f"--flagfile={path.relative_to(ROOT).as_posix()}" in command
+    needs = any(word.startswith("--checkpoint=") for word in command)
+    assert needs == (base_of(path) is not None)
+
+
+@pytest.mark.parametrize("path", [*RECIPES, SMOKE], ids=name_of)
+def test_every_line_is_an_option_that_is_named_once(path):
+    names = []
+    for line in options_of(path):
+        assert re.fullmatch(r"--[a-z_0-9]+=\S*", line), line
+        names.append(line.partition("=")[0])
+    assert sorted(names) == sorted(set(names))
+    assert "--model_dir" not in names
+    assert "--seed" not in names
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_the_index_lists_it(path):
+    index = (ROOT / "flags" / "README.md").read_text(encoding="utf-8")
+    assert f"]({name_of(path)}.flags)" in index
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_it_parses_and_says_what_its_name_says(path, tmp_path):
+    words = [f"--flagfile={path}"]
+    base = base_of(path)
+    if base is not None:
+        pretrained = flags.parse(["run", f"--flagfile={base}"]).to_dict()
+        options = {**pretrained, "image_size": pretrained["image_size"] or 32}
+        write_checkpoint(tmp_path / "checkpoints", {"a": np.zeros(1)}, step=1, config=options)
+        words.append(f"--checkpoint={tmp_path}")
+    config = flags.parse(["run", *words])
+    assert path.stem.startswith(config.run.method)
+    assert config.data.dataset.startswith(path.parent.name)
+    assert (config.run.train_mode != "pretrain") == (base is not None)
+    assert config.run.mode == "train_then_eval"
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name == "digits"], ids=name_of)
+def test_the_recipes_of_digits_are_the_defaults(path):
+    assert flags.parse(["run", f"--flagfile={path}"]) == make_config({"method": path.stem})
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """Runs a recipe at toy size, once a module: gives its folder."""
+    tf.config.list_logical_devices()
+    folders = {}
+
+    def take(path):
+        if path not in folders:
+            folder = tmp_path_factory.mktemp("recipes") / path.stem
+            base = base_of(path)
+            words = ["run", f"--flagfile={path}", f"--flagfile={SMOKE}", f"--model_dir={folder}"]
+            if base is not None:
+                words.append(f"--checkpoint={take(base)}")
+            assert run.main([*words, "--mode=train"]) == 0
+            folders[path] = folder
+        return folders[path]
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Compiling the views takes longer than the two steps, and the picture traces them twice.
+        plain = functools.partial(data_lib.train_dataset, jit_compile=False)
+        patch.setattr(data_lib, "train_dataset", plain)
+        patch.setattr(TensorBoard, "write_views", lambda *_args, **_options: None)
+        yield take
+
+
+def _marked(path):
+    return () if name_of(path) in QUICK else pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=_marked(p), id=name_of(p)) for p in RECIPES]
+)
+def test_it_takes_two_steps(two_steps, path):
+    folder = two_steps(path)
+    assert (folder / "checkpoints" / "step_00000002" / "manifest.json").exists()
+    result = json.loads((folder / "result.json").read_text())
+    assert result["train"]["steps"] == 2
+    assert np.isfinite(result["train"]["last_epoch"]["loss"])
