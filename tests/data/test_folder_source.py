@@ -207,3 +207,14 @@ def test_home_and_relative_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert values(open_source("folder:~/set", "train")) == [3]
     assert values(open_source("folder:set", "train")) == [3]
+
+
+def test_labels_stay_with_their_images_when_one_is_left_out(classes):
+    (classes / "train" / "a" / "1.png").write_text("text")
+    source = open_source(f"folder:{classes}", "train", max_bad_images=0.1)
+    examples = [source.example(tf.constant(i, tf.int64)) for i in range(source.num_examples)]
+    assert len(examples) == 11
+    assert [int(image[0, 0, 0]) // 10 for image, _ in examples] == [
+        int(label) for _, label in examples
+    ]
+    np.testing.assert_array_equal(source.labels, [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])

@@ -83,9 +83,10 @@ def check(source, rows):
         ("test+train[30:]", [("test", 0, 5), ("train", 30, 40)]),
     ],
 )
-def test_both_ways_of_reading_give_the_order_of_the_files(fixed, split, parts, limit):
+def test_both_ways_of_reading_give_the_order_of_the_files(fixed, split, parts, limit, caplog):
     folder, rows = fixed
     source = open_source("toy", split, data_dir=folder, memory_limit=limit)
+    assert "deprecated" not in caplog.text
     expected = [row for name, begin, end in parts for row in rows[name][begin:end]]
     check(source, expected)
     assert (source.images is None) == (limit == 0)

@@ -1,8 +1,10 @@
 """Data sets that TensorFlow Datasets has prepared here; nothing is downloaded unasked."""
 
+import contextlib
 import difflib
 import logging
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -176,12 +178,13 @@ def _read_all(
     """Decodes a whole split: uint8 [N, H, W, 3] and int64 [N]."""
     import tensorflow_datasets as tfds
 
-    dataset = builder.as_dataset(
-        split=split,
-        decoders=tfds.decode.PartialDecoding(dict.fromkeys(keys, True)),
-        # One file after the other: the same order as random access.
-        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-    )
+    with _without_deprecations():
+        dataset = builder.as_dataset(
+            split=split,
+            decoders=tfds.decode.PartialDecoding(dict.fromkeys(keys, True)),
+            # One file after the other: the same order as random access.
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        )
     dataset = dataset.map(lambda row: _example(row, keys), tf.data.AUTOTUNE, deterministic=True)
     images, labels = np.empty([count, *shape, 3], np.uint8), np.empty([count], np.int64)
     done = 0
@@ -196,6 +199,21 @@ def _read_all(
             f"{error.message.splitlines()[0]}; prepare the data set again"
         ) from error
     return images, labels
+
+
+@contextlib.contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Hides what TFDS's partial decoding has to say about TFDS's own code."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "is deprecated" not in record.getMessage()
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def _random_access(builder: Any, name: str, info: Any, keys: list[str]) -> Any:
