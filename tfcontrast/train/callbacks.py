@@ -52,7 +52,7 @@ class Rates(keras.callbacks.Callback):
         if logs is not None:
             if images:
                 logs["examples_per_second"] = images / seconds
-            logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+            logs["learning_rate"] = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
 
     @property
     def mean(self) -> float | None:
@@ -152,7 +152,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Reads the step once; afterwards it is counted, so that no step waits for the device."""
-        self._step = int(self.model.optimizer.iterations)
+        self._step = int(tf.convert_to_tensor(self.model.optimizer.iterations))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves when it is time within an epoch."""

@@ -47,8 +47,9 @@ def export_model(
     target = folder / "saved_model"
     try:
         export.save_hub_module(str(target), backbone, projector, overwrite=True)
-    except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror or error}") from error
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"{target} cannot be written: {reason}") from error
     say(f"wrote {target}: tf.saved_model.load it, or hub.KerasLayer(..., trainable=True)")
     return {
         "export": {

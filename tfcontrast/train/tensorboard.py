@@ -1,7 +1,9 @@
 """TensorBoard: every metric of an epoch, and a picture of the views at the start."""
 
+import contextlib
+import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +14,8 @@ import tensorflow as tf
 class TensorBoard(keras.callbacks.Callback):
     """Writes the logs that the callbacks before it have completed.
 
+    A disk that is full costs points, not the training: the user is told once.
+
     Args:
         folder: the run's folder; each session adds an events file of its own.
         every: steps between points; 0: once an epoch.
@@ -20,28 +24,37 @@ class TensorBoard(keras.callbacks.Callback):
     def __init__(self, folder: pathlib.Path, *, every: int = 0) -> None:
         super().__init__()
         self._writer = tf.summary.create_file_writer(str(folder), filename_suffix=".train")
+        self._folder = folder
         self._every = every
         self._step = 0
+        self._told = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Reads the step once; afterwards it is counted."""
-        self._step = int(self.model.optimizer.iterations)
+        self._step = int(tf.convert_to_tensor(self.model.optimizer.iterations))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts, and writes where points are wanted by the step."""
         self._step += self.model.steps_per_execution
         if self._every and self._step % self._every == 0 and logs:
-            self._write({**logs, "learning_rate": float(self.model.optimizer.learning_rate)})
+            self._write(
+                {
+                    **logs,
+                    "learning_rate": float(
+                        tf.convert_to_tensor(self.model.optimizer.learning_rate)
+                    ),
+                }
+            )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes the epoch's numbers at its last step."""
         self._write(logs or {})
 
     def _write(self, logs: dict[str, Any]) -> None:
-        with self._writer.as_default(step=self._step):
+        with self._surviving(), self._writer.as_default(step=self._step):
             for name, value in logs.items():
                 tf.summary.scalar(name, float(value))
-        self._writer.flush()
+            self._writer.flush()
 
     def write_views(self, views: Sequence[tf.Tensor], *, most: int = 8) -> None:
         """Writes a picture: a column an image, a row a view.
@@ -50,13 +63,27 @@ class TensorBoard(keras.callbacks.Callback):
             views: tensors [B, H, W, 3] in [0, 1].
             most: images shown.
         """
-        with self._writer.as_default(step=0):
+        with self._surviving(), self._writer.as_default(step=0):
             tf.summary.image("views", contact_sheet(views, most=most)[None])
-        self._writer.flush()
+            self._writer.flush()
 
     def close(self) -> None:
         """Closes the events file."""
-        self._writer.close()
+        with self._surviving():
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _surviving(self) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.OpError as error:
+            if not self._told:
+                logging.getLogger(__name__).error(
+                    "TensorBoard's points cannot be written to %s (%s); training goes on",
+                    self._folder,
+                    " ".join(error.message.split()),
+                )
+            self._told = True
 
 
 def contact_sheet(views: Sequence[tf.Tensor], *, most: int = 8, least_side: int = 64) -> np.ndarray:

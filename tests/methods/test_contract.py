@@ -1,0 +1,186 @@
+"""What every method of the table must keep."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcontrast.methods import METHODS
+from tfcontrast.models import ResNet
+from tfcontrast.optim import make_optimizer
+from tfcontrast.train import checkpoints, state
+
+EVERY = sorted(METHODS)
+WITH_PROBE = [name for name in EVERY if name != "supervised"]
+OPTIMIZERS = {
+    "lars": lambda: make_optimizer("lars", learning_rate=0.02, weight_decay=1e-4, momentum=0.9),
+    "sgd": lambda: make_optimizer("sgd", learning_rate=0.001, weight_decay=1e-4, momentum=0.9),
+}
+
+
+def weights(method):
+    return {name: value.copy() for name, value in state.values(state.full_state(method)).items()}
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def assert_close(first, second, *, rtol):
+    """Equal up to this share of each tensor's largest entry, or of Adam's rate for the probe."""
+    assert first.keys() == second.keys()
+    for name in first:
+        # Adam takes whole steps where a gradient cancels to rounding.
+        least = 0.1 if name.startswith("probe") else 1e-3
+        atol = rtol * np.abs(first[name]).max(initial=least)
+        np.testing.assert_allclose(first[name], second[name], 0, atol, err_msg=name)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_two_steps_report_the_named_metrics_and_reach_every_variable(make_method, fit, name):
+    method = make_method(name)
+    assert method.metric_names[0] == "loss"
+    before = weights(method)
+    logs = fit(method, 2)
+    probe = {"probe_loss", "probe_top1"} if method.probe is not None else set()
+    assert logs.keys() == {*method.metric_names} | probe
+    assert all(np.isfinite(value) for value in logs.values()), logs
+    slots = {v.name: v.numpy() for v in method.optimizer.variables if "momentum" in v.name}
+    assert len(slots) == len(method.encoder_variables)
+    assert all(np.any(slot) for slot in slots.values()), "a variable without a gradient"
+    after = weights(method)
+    moving = [name for name in before if name.startswith("backbone")]
+    assert all(np.any(before[name] != after[name]) for name in moving)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_seed_decides_everything_and_the_state_carries_on(make_method, fit, name):
+    method, same, other = (make_method(name, seed=seed) for seed in (1, 1, 2))
+    fit(method, 2), fit(same, 2)
+    assert_same(weights(method), weights(same))
+    kept = weights(method)
+    assert any(np.any(kept[name] != value) for name, value in weights(other).items())
+    checkpoints.restore(state.full_state(other), kept, source="memory", whole=True)
+    assert_same(weights(other), kept)
+    assert fit(method, 2) == fit(other, 2)
+    assert_same(weights(method), weights(other))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_eager_and_compiled_steps_equal_the_graphs(make_method, fit, name):
+    graph = make_method(name)
+    fit(graph, 3)
+    for options in ({"run_eagerly": True}, {"jit_compile": True}):
+        other = make_method(name, compile=options)
+        fit(other, 3)
+        assert_close(weights(graph), weights(other), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_bfloat16_is_close_and_keeps_float32_state(make_method, fit, name):
+    full, half = make_method(name), make_method(name, dtype="mixed_bfloat16")
+    expected, found = fit(full, 1), fit(half, 1)
+    assert found["loss"] == pytest.approx(expected["loss"], rel=0.02)
+    assert found["loss"] != expected["loss"]
+    kinds = {v.dtype for v in state.model_state(half).values()}
+    assert kinds == {"float32"}
+
+
+@pytest.mark.parametrize("name", WITH_PROBE)
+def test_the_probe_learns_beside_and_never_moves_the_encoder(make_method, fit, name):
+    beside, alone = make_method(name), make_method(name, classes=0)
+    logs = fit(beside, 3)
+    assert "probe_loss" not in fit(alone, 3)
+    with_probe = weights(beside)
+    for key, value in weights(alone).items():
+        np.testing.assert_array_equal(value, with_probe[key], err_msg=key)
+    assert logs["probe_loss"] < np.log(4)  # it starts at zero: the loss of ignorance
+    assert np.any(with_probe["probe/kernel"])
+    trained = {id(v) for v in beside.encoder_variables}
+    assert not trained & {id(v) for v in beside.probe.variables}
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EVERY)
+def test_replicas_change_rounding_only(make_method, fit, strategy_of, name, optimizer):
+    one = make_method(name, optimizer=OPTIMIZERS[optimizer])
+    start = weights(one)
+    # after one step the momentum is the gradient; then four more
+    expected = [(fit(one, steps), weights(one)) for steps in (1, 4)]
+    for replicas in (2, 4):
+        many = make_method(name, optimizer=OPTIMIZERS[optimizer], strategy=strategy_of(replicas))
+        assert_same(weights(many), start)
+        for steps, (logs, state_then) in zip((1, 4), expected, strict=True):
+            assert fit(many, steps) == pytest.approx(logs, rel=1e-5, abs=1e-6)
+            assert_close(state_then, weights(many), rtol=2e-4)
+        for variable in state.full_state(many).values():
+            copies = [copy.numpy() for copy in variable.value.values]
+            assert len(copies) == replicas
+            for copy in copies[1:]:
+                np.testing.assert_array_equal(copy, copies[0])
+
+
+@pytest.mark.parametrize("name", ["simclr", "supcon"])
+def test_in_float64_two_replicas_are_exact(make_method, fit, strategy_of, name):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    try:
+        one, two = (
+            make_method(
+                name, classes=0, dtype="float64", optimizer=OPTIMIZERS["lars"], strategy=strategy
+            )
+            for strategy in (strategy_of(1), strategy_of(2))
+        )
+        fit(one, 5), fit(two, 5)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    expected, found = (state.model_state(method) for method in (one, two))
+    assert_close(state.values(expected), state.values(found), rtol=1e-10)
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_a_residual_network_learns_the_same_on_two_replicas(
+    make_method, fit, strategy_of, optimizer
+):
+    def backbone(dtype):
+        return ResNet(
+            depth=10, width_multiplier=0.1, stem="cifar_stride2", dtype=dtype, name="backbone"
+        )
+
+    one, many = (
+        make_method(
+            "simclr",
+            backbone=backbone,
+            optimizer=OPTIMIZERS[optimizer],
+            strategy=strategy_of(replicas),
+        )
+        for replicas in (1, 2)
+    )
+    fit(one, 5), fit(many, 5)
+    assert_close(weights(one), weights(many), rtol=2e-4)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_sixteen_images_are_learned_by_heart(make_method, fit, name):
+    method = make_method(name, optimizer=lambda: keras.optimizers.Adam(0.01))
+    first = fit(method, 1)
+    fit(method, 100)
+    last = fit(method, 1)
+    # SupCon's best: all 7 positives at one place, every other image far away
+    least = np.log(7) if name == "supcon" else 0
+    assert last["loss"] - least < 0.4 * (first["loss"] - least)
+    if name != "supcon":
+        score = "train_top1" if name == "supervised" else "contrastive_accuracy"
+        assert last[score] > 0.9 > first[score]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_features_have_the_backbones_width_and_stay_in_inference_mode(make_method, name):
+    method = make_method(name)
+    before = weights(method)
+    features = method.embed(tf.random.stateless_uniform([3, 8, 8, 3], [0, 1]))
+    assert features.shape == (3, 6)
+    assert features.dtype == tf.float32
+    assert_same(weights(method), before)

@@ -1,0 +1,237 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcontrast import data as data_lib
+from tfcontrast.errors import UserError
+from tfcontrast.train import build
+
+
+def made_source(count=40, shape=(8, 8), classes=4, split="train"):
+    labels = np.arange(count, dtype=np.int64) % classes if classes else np.full(count, -1, np.int64)
+    return data_lib.Source(
+        name="made",
+        split=split,
+        num_examples=count,
+        num_classes=classes,
+        labels=labels,
+        images=np.zeros([count, *shape, 3], np.uint8),
+    )
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Replaces the data sets; remembers how they were opened."""
+    calls = []
+
+    def use(train, splits=("train", "test")):
+        def open_source(dataset, split, **options):
+            calls.append((dataset, split, options))
+            return train if split == "train" else dataclasses.replace(train, split=split)
+
+        monkeypatch.setattr(data_lib, "open_source", open_source)
+        monkeypatch.setattr(data_lib, "source_splits", lambda dataset, **_: splits)
+        return calls
+
+    return use
+
+
+FROM_TRAIN = {"train_split": "train", "eval_split": "", "train_batch_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("splits", "wanted", "expected"),
+    [
+        (("train", "validation", "test"), "", "test"),
+        (("train", "validation"), "", "validation"),
+        (("train",), "", None),
+        (("train", "test"), "train[90%:]", "train[90%:]"),
+    ],
+)
+def test_the_evaluation_split(tiny_config, opened, splits, wanted, expected):
+    calls = opened(made_source(), splits)
+    data = build.open_data(tiny_config(**{**FROM_TRAIN, "eval_split": wanted}))
+    assert (data.evaluation.split if data.evaluation else None) == expected
+    assert [split for _, split, _ in calls] == ["train"] + [expected] * bool(expected)
+    if expected is None:
+        with pytest.raises(UserError, match=r"no labelled split .* --eval_split names one"):
+            data.labelled_evaluation()
+
+
+def test_options_of_the_data_reach_it(tiny_config, opened):
+    calls = opened(made_source())
+    build.open_data(
+        tiny_config(**FROM_TRAIN, data_dir="/somewhere", download=True, max_bad_images=0.5, seed=9)
+    )
+    expected = {"data_dir": "/somewhere", "download": True, "seed": 0, "max_bad_images": 0.5}
+    assert [options for _, _, options in calls] == [expected] * 2
+
+
+def test_held_out_images_are_never_trained_on(tiny_config):
+    data = build.open_data(tiny_config())
+    assert data.train.num_examples + data.held_out.num_examples == 359
+    assert data.held_out.num_examples == 36
+    seen = {image.tobytes() for image in data.train.images}
+    assert not any(image.tobytes() in seen for image in data.held_out.images)
+    assert data.whole_train.num_examples == 359
+    again = build.open_data(tiny_config())
+    np.testing.assert_array_equal(again.held_out.images, data.held_out.images)
+
+
+@pytest.mark.parametrize("options", [{"holdout_fraction": 0.0}, {"monitor_epochs": 0}])
+def test_nothing_is_held_out_for_no_monitor(tiny_config, opened, options):
+    opened(made_source())
+    data = build.open_data(tiny_config(**{**FROM_TRAIN, **options}))
+    assert data.held_out is None
+    assert data.train.num_examples == 40
+
+
+def test_images_without_labels(tiny_config, opened):
+    opened(made_source(classes=0))
+    data = build.open_data(tiny_config(**FROM_TRAIN))
+    assert data.held_out is None
+    with pytest.raises(UserError, match=r"--method=supcon needs labels, which --dataset=digits"):
+        build.open_data(tiny_config(**FROM_TRAIN, method="supcon"))
+
+
+def test_a_share_of_the_labels(tiny_config, opened):
+    opened(made_source(classes=4))
+    options = {**FROM_TRAIN, "holdout_fraction": 0.0, "label_fraction": 0.2}
+    data = build.open_data(tiny_config(**options, method="supervised"))
+    np.testing.assert_array_equal(np.bincount(data.train.labels), [2, 2, 2, 2])
+    assert data.whole_train.num_examples == 40
+    with pytest.raises(UserError, match="--label_fraction is for linear_eval, finetune"):
+        build.open_data(tiny_config(**options))
+
+
+def test_a_batch_larger_than_the_data(tiny_config, opened):
+    opened(made_source(40))
+    options = {**FROM_TRAIN, "holdout_fraction": 0.5, "train_batch_size": 24}
+    message = "--train_batch_size=24 is larger than the 20 training images of digits"
+    with pytest.raises(UserError, match=message):
+        build.open_data(tiny_config(**options))
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "expected"),
+    [((8, 8), 0, 8), ((8, 8), 32, 32), ((32, 28), 0, 32), ((96, 96), 0, 96), ((97, 97), 0, 224)],
+)
+def test_the_size_of_the_views(tiny_config, opened, shape, given, expected):
+    opened(made_source(shape=shape))
+    assert build.open_data(tiny_config(**FROM_TRAIN | {"image_size": given})).image_size == expected
+
+
+@pytest.mark.parametrize(("method", "views"), [("simclr", 2), ("supcon", 2), ("supervised", 1)])
+def test_a_recipe_a_view(tiny_config, method, views):
+    config = tiny_config(
+        method=method, augmentation="simclr_v1", color_jitter_strength=0.5, crop_area_min=0.3,
+        use_blur=True,
+    )  # fmt: skip
+    recipes = build.make_recipes(config, 24)
+    assert len(recipes) == views
+    for recipe in recipes:
+        assert recipe.image_size == 24
+        assert recipe.crop_area == (0.3, 1.0)
+        assert recipe.blur_probability == 0.5
+        assert recipe.brightness == pytest.approx(0.4)
+
+
+def test_the_backbone_is_what_the_options_say(tiny_config):
+    config = tiny_config(
+        resnet_depth=50, width_multiplier=0.125, stem="auto", sk_ratio=0.0625, se_ratio=0.25,
+        shortcut="simclr", output_stride=8, zero_init_last_gamma=False, batch_norm_decay=0.95,
+        global_bn=False, input_normalization="half", precision="bfloat16",
+    )  # fmt: skip
+    found = build.build_backbone(config, 64).get_config()
+    assert found["dtype"]["config"]["name"] == "mixed_bfloat16"
+    del found["dtype"]
+    assert found == {
+        "name": "backbone", "depth": 50, "width_multiplier": 0.125, "stem": "auto",
+        "image_size": 64, "shortcut": "simclr", "sk_ratio": 0.0625, "se_ratio": 0.25,
+        "output_stride": 8, "zero_init_last_gamma": False, "batch_norm_decay": 0.95,
+        "global_bn": False, "input_mean": [0.5] * 3, "input_std": [0.5] * 3,
+    }  # fmt: skip
+    assert build.resolved_options(config, build.open_data(tiny_config()))["stem"] == "cifar"
+
+
+@pytest.mark.parametrize(
+    ("method", "probes", "classes"),
+    [("simclr", True, 10), ("simclr", False, 0), ("supcon", False, 0), ("supervised", False, 10)],
+)
+def test_the_probe_is_an_option(tiny_config, method, probes, classes):
+    config = tiny_config(method=method, lineareval_while_pretraining=probes)
+    built = build.build_method(config, build.open_data(config))
+    head = built.classifier if method == "supervised" else built.probe
+    assert (head.units if head is not None else 0) == classes
+    assert built.optimizer.built
+
+
+def rates(config, steps, per_epoch=10):
+    optimizer = build.make_run_optimizer(config, per_epoch)
+    found = []
+    for step in steps:
+        optimizer.iterations.assign(step)
+        found.append(float(optimizer.learning_rate))
+    return found
+
+
+def test_the_schedule_counts_epochs_in_steps(tiny_config):
+    base = {"learning_rate": 0.5, "train_batch_size": 64, "train_steps": 0, "train_epochs": 8}
+    cosine = tiny_config(**base, warmup_epochs=2.0)
+    peak = 0.5 * 64 / 256
+    expected = [0.0, peak / 2, peak, peak / 2, 0.0]
+    assert rates(cosine, [0, 10, 20, 50, 80]) == pytest.approx(expected, abs=1e-7)
+    steps = tiny_config(
+        **base, warmup_epochs=0.0, learning_rate_schedule="step", decay_epochs="2.5,5",
+        learning_rate_scaling="none",
+    )  # fmt: skip
+    assert rates(steps, [0, 24, 25, 49, 50]) == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005])
+    stairs = tiny_config(
+        **base, warmup_epochs=0.0, learning_rate_schedule="exponential", decay_epochs="0.5",
+        decay_rate=0.9, learning_rate_scaling="sqrt",
+    )  # fmt: skip
+    assert rates(stairs, [0, 4, 5, 10]) == pytest.approx([4.0, 4.0, 3.6, 3.24])
+
+
+def test_decay_epochs_do_not_matter_to_a_cosine(tiny_config):
+    assert rates(tiny_config(decay_epochs="60,75"), [0]) == pytest.approx([0.0])
+
+
+def test_warm_up_ends_with_the_run(tiny_config):
+    config = tiny_config(train_steps=4, warmup_epochs=100.0, learning_rate_scaling="none")
+    assert rates(config, [0, 2, 4]) == pytest.approx([0.0, 0.025, 0.05])
+
+
+@pytest.mark.parametrize(
+    ("options", "excluded"),
+    [({}, ("bias", "norm")), ({"decay_all": True}, ()), ({"lars_variant": "larc"}, ())],
+)
+def test_what_is_not_decayed(tiny_config, options, excluded):
+    config = tiny_config(optimizer="lars", weight_decay=0.5, **options)
+    optimizer = build.make_run_optimizer(config, 10)
+    assert tuple(optimizer.exclude_from_decay) == excluded
+    assert optimizer.decay == 0.5
+
+
+def test_the_length_of_a_run(tiny_config):
+    assert build.total_steps(tiny_config(train_steps=0, train_epochs=3), 7) == 21
+    assert build.total_steps(tiny_config(train_steps=5, train_epochs=3), 7) == 5
+
+
+def test_replicas_must_share_the_batch(tiny_config, strategy_of):
+    config = tiny_config(train_batch_size=66)
+    build.check_batch(config, strategy_of(2))
+    message = "--train_batch_size=66 must be a multiple of the 4 replicas"
+    with pytest.raises(UserError, match=message):
+        build.check_batch(config, strategy_of(4))
+
+
+def test_one_seed_one_start_under_any_strategy(tiny_config, build_run, strategy_of, arrays_of):
+    starts = [arrays_of(build_run(tiny_config(), strategy_of(n))[0]) for n in (1, 2)]
+    other = arrays_of(build_run(tiny_config(seed=1), strategy_of(1))[0])
+    for name, value in starts[0].items():
+        np.testing.assert_array_equal(value, starts[1][name], err_msg=name)
+    assert any(np.any(value != other[name]) for name, value in starts[0].items())
+    assert starts[0]["backbone/stem/conv1/kernel"].dtype == tf.float32.as_numpy_dtype
