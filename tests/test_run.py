@@ -219,7 +219,7 @@ def test_too_many_images_that_cannot_be_read(refusal, tmp_path):
     write_images(tmp_path / "pets", names, damaged=["a/3.png", "b/7.png"])
     message = refusal("--dataset=folder:pets", *SMALL)
     assert re.match(r"\d of \d+ images in .*pets/? cannot be read, more than --max_bad", message)
-    assert "a/3.png (" in message
+    assert re.search(r"[ab]/\d\.png \(", message)
 
 
 def test_a_run_on_a_backend_other_than_tensorflow(tmp_path):

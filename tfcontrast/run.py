@@ -31,8 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"KERAS_BACKEND must be tensorflow, or not be set. Received: {backend!r}"
             )
         # Imports speak before a flag could be parsed.
-        with quiet(not {"--framework_logs", "--framework_logs=true"} & set(argv)):
+        hush = not {"--framework_logs", "--framework_logs=true"} & set(argv)
+        with quiet(hush):
             from tfcontrast import flags
+        for name in ("tensorflow", "absl") if hush else ():
+            logging.getLogger(name).setLevel(logging.ERROR)
         config = flags.parse(argv)
         if config is None:
             print(flags.help_text(), flush=True)
