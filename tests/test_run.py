@@ -15,6 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfcontrast import run
+from tfcontrast.errors import UserError
 from tfcontrast.train import checkpoints
 from tfcontrast.train.options import make_config
 
@@ -235,6 +236,16 @@ def test_a_run_on_a_backend_other_than_tensorflow(tmp_path):
     assert done.stderr == (
         "error: KERAS_BACKEND must be tensorflow, or not be set. Received: 'jax'\n"
     )
+
+
+def test_the_names_of_tensorflows_nodes_are_left_out(refusal, monkeypatch):
+    def fail(_):
+        raise UserError(
+            "x cannot be written: {{function_node __a_b}} d/x; No\nspace [Op:SaveV2] name:"
+        )
+
+    monkeypatch.setattr("tfcontrast.flags.parse", fail)
+    assert refusal() == "x cannot be written: d/x; No space"
 
 
 def test_an_interruption_is_not_an_error(tmp_path, capsys, monkeypatch):

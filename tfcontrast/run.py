@@ -5,6 +5,7 @@ Flags become a config, the config goes to one driver. A user's mistake is one li
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _execute(config)
     except UserError as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        line = re.sub(r"\{\{.*?\}\} | *\[Op:\w*\].*", "", " ".join(str(error).splitlines()))
+        print(f"error: {line}", file=sys.stderr)  # without TensorFlow's names of its nodes
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)

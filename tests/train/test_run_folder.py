@@ -253,6 +253,8 @@ def test_the_first_line_says_what_and_where(strategy_of):
     assert (
         two == "supcon pretrain on digits: 2 replicas on CPU, batch 64, 32 a replica, seed 0, in x"
     )
+    measured = run_folder.describe(measuring(config, folder), folder, strategy_of(1))
+    assert measured == "eval of supcon pretrain on digits: 1 replica on CPU, in x"
 
 
 def test_the_next_commands_can_be_pasted():

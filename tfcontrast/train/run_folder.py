@@ -209,8 +209,10 @@ def describe(config: Config, folder: pathlib.Path, strategy: tf.distribute.Strat
         }
     )
     where = f"{replicas} replica{'s' if replicas > 1 else ''} on {'/'.join(kinds)}"
-    shares = f", {batch // replicas} a replica" if replicas > 1 else ""
     what = f"{config.run.method} {config.run.train_mode} on {config.data.dataset}"
+    if config.run.mode not in _TRAINS:
+        return f"{config.run.mode} of {what}: {where}, in {folder}"
+    shares = f", {batch // replicas} a replica" if replicas > 1 else ""
     return f"{what}: {where}, batch {batch}{shares}, seed {config.run.seed}, in {folder}"
 
 
