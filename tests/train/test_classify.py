@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from tfcontrast import data as data_lib
+from tfcontrast import evaluate
 from tfcontrast.errors import UserError
 from tfcontrast.train import build, checkpoints, classify, state
 
@@ -125,6 +127,13 @@ def test_logistic_regression_on_the_checkpoints_features(
     result = classify.classify(config, tmp_path, strategy_of(1))
     top1, top5 = result["evaluation"]
     assert (top1["metric"], top5["metric"]) == ("linear_top1", "linear_top5")
-    assert 0.3 < top1["value"] <= top5["value"]  # trained and tested on the same images here
+    pixels = data_lib.open_source("digits", "test")
+    features = source[2].embed(pixels.images / np.float32(255)).numpy().astype(np.float64)
+    expected = evaluate.logistic_probe(
+        features, pixels.labels, features, pixels.labels, num_classes=10, search="two_level"
+    )
+    assert top1["value"] == pytest.approx(expected["linear_top1"], abs=0.01)
+    assert top5["value"] == pytest.approx(expected["linear_top5"], abs=0.01)
+    assert top1["protocol"] == expected["protocol"]
     assert "logistic regression on frozen features" in capsys.readouterr().out
     assert not list(tmp_path.glob("checkpoints"))

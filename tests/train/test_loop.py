@@ -91,18 +91,17 @@ class Crash(keras.callbacks.Callback):
             raise RuntimeError("power cut")
 
 
-@pytest.mark.parametrize("at", [8, 10])
 def test_a_crashed_run_goes_on_from_its_last_checkpoint(
-    whole, tiny_config, build_run, strategy_of, monkeypatch, tmp_path, at
+    whole, tiny_config, build_run, strategy_of, monkeypatch, tmp_path
 ):
     config = tiny_config(checkpoint_steps=3, keep_checkpoint_max=2, monitor_epochs=2)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_monitor", lambda *_: [Crash(at)])
+        patch.setattr(loop, "_monitor", lambda *_: [Crash(10)])
         method, data = build_run(config, strategy_of(1))
         with pytest.raises(RuntimeError, match="power cut"):
             loop.train(method, config, data, tmp_path)
     kept = [path.name for path in checkpoints.list_checkpoints(tmp_path / "checkpoints")]
-    assert kept == [f"step_{step:08d}" for step in ((3, 6) if at == 8 else (6, 9))]
+    assert kept == [f"step_{step:08d}" for step in (6, 9)]
     again, data = build_run(config, strategy_of(1))
     loop.train(again, config, data, tmp_path)
     assert_same(final_arrays(tmp_path), final_arrays(whole[0]))
