@@ -250,10 +250,9 @@ def test_absent_and_unknown_data_sets_are_one_line_and_no_network(tmp_path, monk
 
 
 def test_the_environment_names_the_folder(fixed, monkeypatch):
-    folder, rows = fixed
-    monkeypatch.setenv("TFDS_DATA_DIR", folder)
+    monkeypatch.setenv("TFDS_DATA_DIR", fixed[0])
     for data_dir in (None, ""):
-        check(open_source("toy", "test", data_dir=data_dir), rows["test"])
+        check(open_source("toy", "test", data_dir=data_dir), fixed[1]["test"])
 
 
 def test_download_prepares_what_is_absent_and_only_that(fixed, tmp_path, monkeypatch):
