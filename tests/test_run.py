@@ -252,6 +252,9 @@ def test_an_interruption_is_not_an_error(tmp_path, capsys, monkeypatch):
     def interrupted(*_args, **_options):
         signal.raise_signal(signal.SIGINT)
 
+    # A process that a shell has put in the background starts with interruptions ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     monkeypatch.setattr(keras.Model, "fit", interrupted)
     monkeypatch.setattr("tfcontrast.train.loop._dataset", lambda *_: [{"views": ()}])
     monkeypatch.setattr("tfcontrast.train.tensorboard.TensorBoard.write_views", lambda *_: None)
