@@ -47,7 +47,7 @@ def pretrain(
     if config.run.mode == "train":
         return result
     evaluation = data.evaluation
-    if evaluation is None or not data.whole_train.num_classes:
+    if evaluation is None or not evaluation.num_classes or not data.whole_train.num_classes:
         say("no labelled evaluation split: nothing to measure")
         return result
     label = f"{config.run.method}, last step"
