@@ -1,10 +1,14 @@
 """From ``--strategy`` to devices: one, several GPUs, several machines or a TPU."""
 
+import functools
 import json
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
+from tfcontrast.distribute.collectives import all_sum
+from tfcontrast.distribute.slurm import in_slurm, slurm_resolver
 from tfcontrast.errors import UserError
 
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
@@ -18,7 +22,7 @@ def make_strategy(
     Args:
         name: ``auto`` (several GPUs: ``mirrored``; else ``none``), ``none`` (one device, no
             strategy, so that XLA stays available), ``mirrored``, ``multi_worker`` (the cluster
-            comes from ``TF_CONFIG``) or ``tpu``.
+            comes from ``TF_CONFIG``, or else from Slurm) or ``tpu``.
         num_replicas: replicas of ``mirrored``; 0 takes every GPU. On a machine without GPUs the CPU
             is split into this many logical devices, which must happen before TensorFlow is first
             used.
@@ -82,12 +86,26 @@ def _is_initialized() -> bool:
 
 
 def _multi_worker() -> tf.distribute.Strategy:
-    text = os.environ.get("TF_CONFIG", "")
-    if not text:
+    if os.environ.get("TF_CONFIG"):
+        _check_tf_config(os.environ["TF_CONFIG"])
+        source, resolver = "TF_CONFIG", None
+    elif in_slurm():
+        source, resolver = "the Slurm step", slurm_resolver()
+    else:
         raise UserError(
-            "--strategy=multi_worker reads the cluster from the TF_CONFIG environment variable, "
-            "which is not set"
+            "--strategy=multi_worker reads the cluster from the TF_CONFIG environment variable or "
+            "from Slurm (srun); neither is there"
         )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise UserError(
+            f"--strategy=multi_worker: the cluster of {source} did not come up "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _check_tf_config(text: str) -> None:
     try:
         cluster = json.loads(text)
         workers, task = cluster["cluster"]["worker"], cluster["task"]
@@ -96,13 +114,6 @@ def _multi_worker() -> tf.distribute.Strategy:
         raise UserError(
             'TF_CONFIG must be like {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
             f'"worker", "index": 0}}}}. Received: {text!r}'
-        ) from error
-    try:
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    except (ValueError, RuntimeError, tf.errors.OpError) as error:
-        raise UserError(
-            f"--strategy=multi_worker: the cluster of TF_CONFIG did not come up "
-            f"({str(error).splitlines()[0]})"
         ) from error
 
 
@@ -114,6 +125,61 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     if resolver.task_type == "worker" and "chief" not in resolver.cluster_spec().jobs:
         return bool(resolver.task_id == 0)
     return bool(resolver.task_type == "chief")
+
+
+def num_workers(strategy: tf.distribute.Strategy) -> int:
+    """How many processes train together; 1 but for several workers."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 1
+    jobs = strategy.cluster_resolver.cluster_spec().as_dict()
+    return max(1, sum(len(jobs.get(job, ())) for job in ("chief", "worker")))
+
+
+def worker_share(context: tf.distribute.InputContext) -> tuple[int, int, int]:
+    """Which part of every global batch a process feeds.
+
+    Args:
+        context: what ``strategy.distribute_datasets_from_function`` gives to its function.
+
+    Returns:
+        (first replica that this process feeds, replicas that it feeds, all replicas).
+
+    Raises:
+        ValueError: the processes do not feed equally many replicas.
+    """
+    replicas, processes = context.num_replicas_in_sync, context.num_input_pipelines
+    if replicas % processes:
+        raise ValueError(
+            f"every process must feed equally many replicas. Received: {replicas} replicas and "
+            f"{processes} processes"
+        )
+    local = replicas // processes
+    return context.input_pipeline_id * local, local, replicas
+
+
+def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
+    """Agrees on a flag, such as "stop now": whether any worker raises it.
+
+    Every worker must call it between the same two steps, outside of ``strategy.run``; it costs one
+    collective of four bytes. With one worker it is the flag itself.
+
+    Args:
+        strategy: the strategy of the run.
+        flag: what this worker says.
+
+    Returns:
+        The same on every worker.
+    """
+    if num_workers(strategy) == 1:
+        return flag
+    total = _flag_sum(strategy)(tf.constant(float(flag)))
+    return bool(strategy.experimental_local_results(total)[0] > 0)
+
+
+@functools.lru_cache(maxsize=1)
+def _flag_sum(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    # Made once: tracing takes longer than a step.
+    return tf.function(lambda flag: strategy.run(all_sum, args=(flag,)))
 
 
 def _tpu(tpu_name: str) -> tf.distribute.Strategy:
