@@ -6,9 +6,10 @@ options and versions. It is written under another name, flushed to the disk and 
 folder without that name never counts.
 """
 
-import hashlib
+import contextlib
 import json
 import logging
+import math
 import os
 import pathlib
 import platform
@@ -22,11 +23,10 @@ import tensorflow as tf
 
 import tfcontrast
 from tfcontrast.errors import UserError
+from tfcontrast.train.manifest import FORMAT, MANIFEST, hash_file, hash_of, read_manifest
 
 _PREFIX = "variables"
-_MANIFEST = "manifest.json"
 _REPLACED = ".replaced"
-_FORMAT = 1
 
 
 def versions() -> dict[str, str]:
@@ -95,7 +95,8 @@ def _put_back(folder: pathlib.Path) -> None:
         if final.exists():
             shutil.rmtree(older, ignore_errors=True)
         else:
-            older.rename(final)
+            with contextlib.suppress(OSError):  # a folder that cannot be written
+                older.rename(final)
 
 
 def _write_files(work: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -112,18 +113,13 @@ def _write_files(work: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _write_manifest(work: pathlib.Path, about: Mapping[str, Any]) -> None:
     files = {}
     for path in sorted(work.iterdir()):
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": _hash(path)}
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
         _flush(path)
-    manifest = {"format": _FORMAT, **about, "files": files, "versions": versions()}
-    path = work / _MANIFEST
-    path.write_text(json.dumps(manifest, indent=1))
+    manifest = {"format": FORMAT, **about, "files": files, "versions": versions()}
+    path = work / MANIFEST
+    path.write_text(json.dumps({**manifest, "sha256": hash_of(manifest)}, indent=1))
     _flush(path)
     _flush(work)
-
-
-def _hash(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: pathlib.Path) -> None:
@@ -135,31 +131,6 @@ def _flush(path: pathlib.Path) -> None:
         os.close(handle)
 
 
-def read_manifest(checkpoint: pathlib.Path) -> dict[str, Any]:
-    """Reads and verifies a checkpoint's manifest: format, and every file's size and hash.
-
-    Raises:
-        UserError: the folder is no checkpoint, or it is damaged; says how.
-    """
-    try:
-        manifest = json.loads((checkpoint / _MANIFEST).read_text())
-        if manifest["format"] != _FORMAT:
-            raise UserError(
-                f"{checkpoint} has format {manifest['format']}; this version reads {_FORMAT}"
-            )
-        for name, stated in manifest["files"].items():
-            path = checkpoint / name
-            if path.stat().st_size != stated["bytes"] or _hash(path) != stated["sha256"]:
-                raise UserError(
-                    f"{path} is damaged: its size or hash is not what the manifest says"
-                )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{checkpoint} is not a whole checkpoint ({type(error).__name__}: {error})"
-        ) from error
-    return manifest
-
-
 def read_arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
     """Reads every array of a checkpoint, by name; TensorFlow checks each one's checksum.
 
@@ -168,7 +139,12 @@ def read_arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
     """
     try:
         reader = tf.train.load_checkpoint(str(checkpoint / _PREFIX))
-        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+        shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+        stated = sum(types[name].size * math.prod(shape) for name, shape in shapes.items())
+        held = sum(path.stat().st_size for path in checkpoint.glob(f"{_PREFIX}.data-*"))
+        if stated > held:  # before memory is asked for
+            raise ValueError(f"it states {stated} bytes of arrays and holds {held}")
+        return {name: reader.get_tensor(name) for name in shapes}
     except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
         raise UserError(f"{checkpoint} cannot be read: {str(error).splitlines()[0]}") from error
 
@@ -198,7 +174,8 @@ def latest_checkpoint(
             if mend:
                 aside = checkpoint.with_suffix(".damaged")
                 shutil.rmtree(aside, ignore_errors=True)
-                checkpoint.rename(aside)
+                with contextlib.suppress(OSError):  # it is passed over in its place as well
+                    checkpoint.rename(aside)
     return None
 
 
@@ -220,7 +197,7 @@ def find_checkpoint(path: str) -> tuple[pathlib.Path, dict[str, Any]]:
         UserError: there is none.
     """
     folder = pathlib.Path(path).expanduser()
-    if (folder / _MANIFEST).exists() or folder.name.startswith("step_"):
+    if (folder / MANIFEST).exists() or folder.name.startswith("step_"):
         return folder, read_manifest(folder)
     found = latest_checkpoint(folder / "checkpoints") if folder.is_dir() else None
     if found is None:
