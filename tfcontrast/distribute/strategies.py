@@ -178,8 +178,11 @@ def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _flag_sum(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    def on_device(flag: tf.Tensor) -> tf.Tensor:
+        return all_sum(tf.identity(flag))  # an argument is on no device yet
+
     # Made once: tracing takes longer than a step.
-    return tf.function(lambda flag: strategy.run(all_sum, args=(flag,)))
+    return tf.function(lambda flag: strategy.run(on_device, args=(flag,)))
 
 
 def _tpu(tpu_name: str) -> tf.distribute.Strategy:
