@@ -1,6 +1,10 @@
 """A strict and repeatable world for every test: four CPU devices, fixed seeds, no network."""
 
+import json
 import os
+import socket
+import subprocess
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -42,3 +46,52 @@ def strategy_of():
         return _STRATEGIES[replicas]
 
     return make
+
+
+def _free_ports(count):
+    """Ports of this machine that nobody listens on."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+@pytest.fixture
+def start_workers():
+    """A function that starts processes on this machine which train together.
+
+    ``start_workers(count, script, *arguments)`` gives their ``Popen`` objects, in order; in the
+    arguments ``{worker}`` becomes the worker's number. Processes that are left at the end of the
+    test are killed.
+    """
+    started = []
+
+    def start(count, script, *arguments):
+        hosts = {"worker": [f"127.0.0.1:{port}" for port in _free_ports(count)]}
+        workers = []
+        for index in range(count):
+            task = {"cluster": hosts, "task": {"type": "worker", "index": index}}
+            mine = [str(argument).replace("{worker}", str(index)) for argument in arguments]
+            environment = {
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "TF_CONFIG": json.dumps(task),
+            }
+            worker = subprocess.Popen(
+                [sys.executable, "-c", script, *mine],
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            workers.append(worker)
+        started.extend(workers)
+        return workers
+
+    yield start
+    for worker in started:
+        with worker:  # closes its pipes
+            worker.kill()

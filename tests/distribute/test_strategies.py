@@ -67,12 +67,25 @@ def test_more_replicas_than_gpus(monkeypatch):
         distribute.make_strategy("mirrored", num_replicas=4)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"cluster": {"worker": []}, "task": {}}'])
+@pytest.mark.parametrize("text", ["", None])
 def test_a_cluster_that_is_not_told(monkeypatch, text):
-    monkeypatch.setenv("TF_CONFIG", text)
-    with pytest.raises(UserError, match=r"TF_CONFIG") as caught:
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    if text is None:
+        monkeypatch.delenv("TF_CONFIG", raising=False)
+    else:
+        monkeypatch.setenv("TF_CONFIG", text)
+    message = r"TF_CONFIG environment variable or from Slurm \(srun\); neither is there$"
+    with pytest.raises(UserError, match=message):
         distribute.make_strategy("multi_worker")
-    assert (repr(text) in str(caught.value)) == bool(text)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"cluster": {"worker": []}, "task": {}}'])
+def test_a_cluster_that_cannot_be_read_is_not_looked_for_elsewhere(monkeypatch, text):
+    monkeypatch.setenv("TF_CONFIG", text)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    with pytest.raises(UserError, match=r"TF_CONFIG must be like .*Received: ") as caught:
+        distribute.make_strategy("multi_worker")
+    assert repr(text) in str(caught.value)
 
 
 def test_a_cluster_that_comes_too_late(monkeypatch):
@@ -83,16 +96,17 @@ def test_a_cluster_that_comes_too_late(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("jobs", "task", "number", "expected"),
+    ("jobs", "task", "number", "chief", "count"),
     [
-        ({"worker": ["a:1", "b:1"]}, "worker", 0, True),
-        ({"worker": ["a:1", "b:1"]}, "worker", 1, False),
-        ({"chief": ["c:1"], "worker": ["a:1"]}, "worker", 0, False),
-        ({"chief": ["c:1"], "worker": ["a:1"]}, "chief", 0, True),
-        ({"worker": ["a:1"], "evaluator": ["e:1"]}, "evaluator", 0, False),
+        ({"worker": ["a:1", "b:1"]}, "worker", 0, True, 2),
+        ({"worker": ["a:1", "b:1"]}, "worker", 1, False, 2),
+        ({"chief": ["c:1"], "worker": ["a:1", "b:1"]}, "worker", 0, False, 3),
+        ({"chief": ["c:1"], "worker": ["a:1"]}, "chief", 0, True, 2),
+        ({"worker": ["a:1"], "evaluator": ["e:1"]}, "evaluator", 0, False, 1),
+        ({"worker": ["a:1"]}, "worker", 0, True, 1),
     ],
 )
-def test_one_worker_is_the_chief(jobs, task, number, expected):
+def test_one_worker_is_the_chief(jobs, task, number, chief, count):
     class Workers(tf.distribute.MultiWorkerMirroredStrategy):
         def __init__(self):
             """Without a cluster."""
@@ -101,12 +115,46 @@ def test_one_worker_is_the_chief(jobs, task, number, expected):
             tf.train.ClusterSpec(jobs), task_type=task, task_id=number
         )
 
-    assert distribute.is_chief(Workers()) is expected
+    assert distribute.is_chief(Workers()) is chief
+    assert distribute.num_workers(Workers()) == count
 
 
-def test_alone_everyone_is_the_chief(strategy_of):
-    assert distribute.is_chief(strategy_of(1))
-    assert distribute.is_chief(strategy_of(2))
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_alone_everyone_is_the_chief_and_decides(strategy_of, replicas):
+    strategy = strategy_of(replicas)
+    assert distribute.is_chief(strategy)
+    assert distribute.num_workers(strategy) == 1
+    assert distribute.any_worker(strategy, True) is True
+    assert distribute.any_worker(strategy, False) is False
+
+
+@pytest.mark.parametrize(
+    ("processes", "process", "replicas", "expected"),
+    [(1, 0, 1, (0, 1, 1)), (1, 0, 4, (0, 4, 4)), (2, 1, 8, (4, 4, 8)), (3, 2, 3, (2, 1, 3))],
+)
+def test_a_process_feeds_its_own_replicas(processes, process, replicas, expected):
+    context = tf.distribute.InputContext(processes, process, replicas)
+    assert distribute.worker_share(context) == expected
+
+
+def test_unequal_processes_are_refused():
+    with pytest.raises(ValueError, match=r"Received: 3 replicas and 2 processes$"):
+        distribute.worker_share(tf.distribute.InputContext(2, 0, 3))
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_strategy_tells_the_share(strategy_of, replicas):
+    shares = []
+
+    def dataset(context):
+        shares.append(distribute.worker_share(context))
+        return tf.data.Dataset.range(replicas).batch(1)
+
+    strategy = strategy_of(replicas)
+    batch = next(iter(strategy.distribute_datasets_from_function(dataset)))
+    assert shares == [(0, replicas, replicas)]
+    rows = [int(rows[0]) for rows in strategy.experimental_local_results(batch)]
+    assert rows == list(range(replicas))
 
 
 _FRESH = """

@@ -1,10 +1,6 @@
 """Two processes on this machine train as one does."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -31,36 +27,10 @@ print(json.dumps([distribute.is_chief(strategy), result["last_epoch"]]))
 """
 
 
-def start_workers(count, options, folder):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        first = probe.getsockname()[1]
-    ports = []
-    for port in range(first, first + 100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) and len(ports) < count:
-                ports.append(port)
-    hosts = {"worker": [f"127.0.0.1:{port}" for port in ports]}
-    workers = []
-    for index in range(count):
-        task = {"cluster": hosts, "task": {"type": "worker", "index": index}}
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "TF_CONFIG": json.dumps(task),
-        }
-        command = [sys.executable, "-c", WORKER, json.dumps(options), str(folder / "run")]
-        command.append(str(folder / f"worker{index}.npz"))
-        workers.append(
-            subprocess.Popen(
-                command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
-        )
-    return workers
-
-
 @pytest.mark.slow
-def test_two_workers_equal_one_process(tiny_config, build_run, strategy_of, tmp_path):
+def test_two_workers_equal_one_process(
+    tiny_config, build_run, strategy_of, start_workers, tmp_path
+):
     config = tiny_config(**OPTIONS)
     method, data = build_run(config, strategy_of(1))
     (tmp_path / "one").mkdir()
@@ -68,7 +38,9 @@ def test_two_workers_equal_one_process(tiny_config, build_run, strategy_of, tmp_
     one = checkpoints.read_arrays(tmp_path / "one/checkpoints/step_00000003")
 
     (tmp_path / "run").mkdir()
-    workers = start_workers(2, config.to_dict(), tmp_path)
+    options = json.dumps(config.to_dict())
+    files = (tmp_path / "run", tmp_path / "worker{worker}.npz")
+    workers = start_workers(2, WORKER, options, *files)
     outputs = [worker.communicate(timeout=900) for worker in workers]
     for worker, (_, errors) in zip(workers, outputs, strict=True):
         assert worker.returncode == 0, errors[-4000:]
