@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,7 @@ import tensorflow as tf
 
 import tfcontrast
 from tfcontrast.errors import UserError
+from tfcontrast.train.console import plain
 from tfcontrast.train.manifest import FORMAT, MANIFEST, hash_file, hash_of, read_manifest
 
 _PREFIX = "variables"
@@ -47,6 +49,7 @@ def write_checkpoint(
     step: int,
     config: Mapping[str, Any],
     logs: Mapping[str, float] | None = None,
+    end_due: bool = False,
 ) -> pathlib.Path:
     """Writes one checkpoint below ``folder``, all of it or nothing.
 
@@ -56,6 +59,8 @@ def write_checkpoint(
         step: the number of steps that were taken.
         config: the run's options by flag name.
         logs: the numbers of the epoch that ends with this step.
+        end_due: this epoch's end (its monitor, its line, its points) was broken off, and a resumed
+            run begins with it.
 
     Returns:
         The checkpoint's folder. An older one of the same step is replaced.
@@ -71,7 +76,9 @@ def write_checkpoint(
     try:
         work.mkdir()
         _write_files(work, arrays)
-        about = {"step": step, "config": dict(config), "logs": dict(logs or {})}
+        about: dict[str, Any] = {"step": step, "config": dict(config), "logs": dict(logs or {})}
+        if end_due:
+            about["end_due"] = True
         _write_manifest(work, about)
         if final.exists():
             # A folder cannot be renamed onto another; a crash in between is mended on reading.
@@ -83,7 +90,7 @@ def write_checkpoint(
         shutil.rmtree(work, ignore_errors=True)
         _put_back(folder)
         raise OSError(
-            f"the checkpoint of step {step} could not be written to {folder}: {error}"
+            f"the checkpoint of step {step} could not be written to {folder}: {plain(str(error))}"
         ) from error
     return final
 
@@ -151,7 +158,12 @@ def read_arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
 
 def list_checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
     """The finished checkpoints below ``folder``, oldest first."""
-    return sorted(path for path in folder.glob("step_" + "[0-9]" * 8) if path.is_dir())
+    found = [p for p in folder.glob("step_*") if re.fullmatch(r"step_\d{8,}", p.name)]
+    return sorted((path for path in found if path.is_dir()), key=_step_of)
+
+
+def _step_of(checkpoint: pathlib.Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def latest_checkpoint(
@@ -161,11 +173,12 @@ def latest_checkpoint(
 
     Args:
         folder: the run's ``checkpoints`` folder.
-        mend: for the run that owns the folder: damaged checkpoints are renamed, and a replacement
-            that was broken off is undone.
+        mend: for the run that owns the folder: damaged checkpoints are renamed, a replacement that
+            was broken off is undone, and what a killed process was writing is deleted.
     """
     if mend:
         _put_back(folder)
+        _sweep(folder)
     for checkpoint in reversed(list_checkpoints(folder)):
         try:
             return checkpoint, read_manifest(checkpoint)
@@ -179,16 +192,33 @@ def latest_checkpoint(
     return None
 
 
-def prune_checkpoints(folder: pathlib.Path, keep: int) -> None:
-    """Deletes all but the newest ``keep`` checkpoints, and what interrupted writes left behind."""
+def prune_checkpoints(folder: pathlib.Path, keep: int, *, every: int = 0) -> None:
+    """Deletes old checkpoints, and what interrupted writes left behind.
+
+    Args:
+        folder: the run's ``checkpoints`` folder.
+        keep: how many of the newest stay.
+        every: those of its multiples stay for good; 0: none.
+    """
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if not every or _step_of(old) % every:
+            shutil.rmtree(old, ignore_errors=True)
+    _sweep(folder)
+
+
+def _sweep(folder: pathlib.Path) -> None:
     for leftover in folder.glob(".step_*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def find_checkpoint(path: str) -> tuple[pathlib.Path, dict[str, Any]]:
-    """Finds what ``--checkpoint`` names: one checkpoint, or the newest whole one of a run's folder.
+def find_checkpoint(
+    path: str, *, flag: str = "--checkpoint"
+) -> tuple[pathlib.Path, dict[str, Any]]:
+    """Finds what a flag names: one checkpoint, or the newest whole one of a run's folder.
+
+    Args:
+        path: the flag's value.
+        flag: the flag, for messages.
 
     Returns:
         The checkpoint's folder and its manifest.
@@ -203,8 +233,7 @@ def find_checkpoint(path: str) -> tuple[pathlib.Path, dict[str, Any]]:
     if found is None:
         kind = "holds no checkpoint" if folder.is_dir() else "does not exist"
         raise UserError(
-            f"--checkpoint: {path} {kind}; give a run's folder or one of its checkpoints/step_* "
-            f"folders"
+            f"{flag}: {path} {kind}; give a run's folder or one of its checkpoints/step_* folders"
         )
     return found
 

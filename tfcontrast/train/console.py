@@ -5,6 +5,7 @@ Standard library only, since it is needed before TensorFlow's first word.
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def percent(share: float | None) -> str:
     """A share in [0, 1] as percent with one decimal; a dash when it was not measured."""
     return "-" if share is None else f"{100 * share:.1f}"
+
+
+def plain(text: str) -> str:
+    """A message as one line, without TensorFlow's names of its nodes and operations."""
+    return re.sub(r"\{\{.*?\}\} | *\[Op:\w*\].*", "", " ".join(text.split()))
 
 
 @contextlib.contextmanager

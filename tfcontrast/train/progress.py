@@ -1,5 +1,7 @@
 """Progress: a bar in a terminal, one plain line an epoch elsewhere."""
 
+import contextlib
+import os
 import sys
 import time
 from typing import Any
@@ -40,7 +42,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Opens the bar where there is a terminal."""
-        if sys.stdout.isatty() and self._bar is None:
+        if _shows_bars() and self._bar is None:
             self._bar = tqdm(
                 total=self._total * self._batch_size,
                 initial=self._step * self._batch_size,
@@ -61,12 +63,13 @@ class Progress(keras.callbacks.Callback):
         steps = self.model.steps_per_execution
         self._step += steps
         if self._bar is not None:
-            self._bar.update(steps * self._batch_size)
+            # words first: the update draws them
             self._bar.set_description(
                 f"epoch {self._epoch}/{self._epochs} step {self._step}/{self._total}", refresh=False
             )
             if self._step % 10 == 0 and logs:
                 self._bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
+            self._bar.update(steps * self._batch_size)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Prints the epoch's line; above the bar only where a monitor has measured."""
@@ -96,6 +99,15 @@ class Progress(keras.callbacks.Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _shows_bars() -> bool:
+    """Whether standard output is a terminal of some width; some containers say that it is 0."""
+    if not sys.stdout.isatty():
+        return False
+    with contextlib.suppress(OSError, ValueError):  # no file behind it: nothing is known
+        return os.get_terminal_size(sys.stdout.fileno()).columns > 0
+    return True
 
 
 def _clock(seconds: float) -> str:

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcontrast.train.console import plain
+
 
 class TensorBoard(keras.callbacks.Callback):
     """Writes the logs that the callbacks before it have completed.
@@ -81,7 +83,7 @@ class TensorBoard(keras.callbacks.Callback):
                 logging.getLogger(__name__).error(
                     "TensorBoard's points cannot be written to %s (%s); training goes on",
                     self._folder,
-                    " ".join(error.message.split()),
+                    plain(error.message),
                 )
             self._told = True
 
