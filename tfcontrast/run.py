@@ -5,13 +5,13 @@ Flags become a config, the config goes to one driver. A user's mistake is one li
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 
 from tfcontrast.config import Config
 from tfcontrast.errors import UserError
-from tfcontrast.train.console import quiet
+from tfcontrast.train.console import plain, quiet
+from tfcontrast.train.interruption import RESUME_ME, Interrupted, listening
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,37 +21,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the program's name and its flags; ``sys.argv`` when None.
 
     Returns:
-        0 when it is done, 2 after a user's mistake, 130 after an interruption.
+        0 when it is done, 2 after a user's mistake, 75 when the same command would go on.
     """
     argv = list(sys.argv if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # over Keras's own file
-        if backend != "tensorflow":
-            raise UserError(
-                f"KERAS_BACKEND must be tensorflow, or not be set. Received: {backend!r}"
-            )
-        # Imports speak before a flag could be parsed.
-        hush = not {"--framework_logs", "--framework_logs=true"} & set(argv)
-        with quiet(hush):
-            from tfcontrast import flags
-        for name in ("tensorflow", "absl") if hush else ():
-            logging.getLogger(name).setLevel(logging.ERROR)
-        config = flags.parse(argv)
-        if config is None:
-            print(flags.help_text(), flush=True)
-        else:
-            _execute(config)
-    except UserError as error:
-        line = re.sub(r"\{\{.*?\}\} | *\[Op:\w*\].*", "", " ".join(str(error).splitlines()))
-        print(f"error: {line}", file=sys.stderr)  # without TensorFlow's names of its nodes
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of standard output, such as head, has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with listening(ends_process=True):
+        try:
+            _command(argv)
+        except UserError as error:
+            print(f"error: {plain(str(error))}", file=sys.stderr)
+            return 2
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+            return RESUME_ME
+        except BrokenPipeError:  # the reader of standard output, such as head, has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _command(argv: list[str]) -> None:
+    """Reads the flags, and does what they say."""
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # over Keras's own file
+    if backend != "tensorflow":
+        raise UserError(f"KERAS_BACKEND must be tensorflow, or not be set. Received: {backend!r}")
+    # Imports speak before a flag could be parsed.
+    hush = not {"--framework_logs", "--framework_logs=true"} & set(argv)
+    with quiet(hush):
+        from tfcontrast import flags
+    for name in ("tensorflow", "absl") if hush else ():
+        logging.getLogger(name).setLevel(logging.ERROR)
+    config = flags.parse(argv)
+    if config is None:
+        print(flags.help_text(), flush=True)
+    else:
+        _execute(config)
 
 
 def _execute(config: Config) -> None:

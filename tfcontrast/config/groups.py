@@ -195,7 +195,16 @@ class TrainConfig:
     checkpoint_steps: int = option(
         0, "Steps between checkpoints; wins over checkpoint_epochs when set.", low=0
     )
-    keep_checkpoint_max: int = option(3, "Checkpoints kept.", low=1)
+    keep_checkpoint_max: int = option(3, "Newest checkpoints kept.", low=1)
+    keep_checkpoint_every: int = option(
+        0, "Steps between checkpoints that are kept for good besides; 0: none.", low=0
+    )
+    max_runtime: float = option(
+        0.0,
+        "Hours after which the run saves, stops and exits with code 75: the same command goes on; "
+        "0: no limit.",
+        low=0,
+    )
     monitor_epochs: int = option(
         10, "Epochs between kNN monitors on the held-out images; 0: never.", low=0
     )

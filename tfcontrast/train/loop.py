@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -12,9 +13,9 @@ from tfcontrast import distribute
 from tfcontrast.augment import ViewRecipe
 from tfcontrast.config import Config
 from tfcontrast.methods import Method
-from tfcontrast.train import build, checkpoints, state
-from tfcontrast.train.callbacks import Checkpoints, KnnMonitor, Rates
-from tfcontrast.train.console import say
+from tfcontrast.train import build, checkpoints, interruption, state
+from tfcontrast.train.callbacks import Checkpoints, KnnMonitor, Rates, Stopper
+from tfcontrast.train.console import plain, say
 from tfcontrast.train.progress import Progress
 from tfcontrast.train.tensorboard import TensorBoard
 
@@ -52,6 +53,8 @@ def train(
     Raises:
         UserError: the newest checkpoint is not of this run's model, or the last one could not be
             written.
+        Interrupted: a signal or ``max_runtime`` stopped it, or a worker was lost; the same call
+            goes on.
     """
     batch_size = config.train.train_batch_size
     per_epoch = data_lib.steps_per_epoch(data.train, batch_size)
@@ -59,21 +62,31 @@ def train(
     epochs = -(-last // per_epoch)
     # Several workers share the folder: all read, one writes.
     chief = distribute.is_chief(method.distribute_strategy)
-    step, arrays, history = _resume(method, folder / "checkpoints", last, chief)
+    step, arrays, manifest = _resume(method, folder / "checkpoints", last, chief)
+    history, end_due = manifest.get("logs", {}), manifest.get("end_due") is True
     rates = Rates(batch_size)
     recipes = build.make_recipes(config, data.image_size)
-    with contextlib.ExitStack() as files:
-        callbacks = [rates, *_monitor(config, data, epochs)]
-        if chief and step < last:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(interruption.listening(hours=config.train.max_runtime))
+        writes = chief and (step < last or end_due)
+        saver = _saver(config, data, folder, per_epoch, last) if writes else None
+        stopper = Stopper(saver, last_step=last)
+        callbacks = [rates, *_monitor(config, data, epochs, stopper)]
+        if saver is not None:
             board = TensorBoard(folder, every=config.train.summary_steps)
             progress = Progress(
                 batch_size=batch_size, epochs=epochs, total_steps=last, first_step=step
             )
             for opened in (board, progress):
-                files.callback(opened.close)
-            callbacks += [board, progress, _saver(config, data, folder, per_epoch, last)]
+                stack.callback(opened.close)
+            callbacks += [board, progress, saver]
             if step == 0:
                 board.write_views(next(iter(_dataset(config, data, recipes, 0)))["views"])
+        callbacks.append(stopper)
+        stack.enter_context(_all_workers(method.distribute_strategy))
+        stack.enter_context(interruption.deferred())
+        if end_due:
+            history = _end_epoch(method, callbacks, (step - 1) // per_epoch, history)
         for first, epoch, until, length in _segments(step, last, per_epoch):
             broken_off = [_RestoredMetrics(arrays)] if first == step and first % per_epoch else []
             fitted = method.fit(
@@ -94,29 +107,70 @@ def train(
     }
 
 
+def _end_epoch(
+    method: Method,
+    callbacks: list[keras.callbacks.Callback],
+    epoch: int,
+    logs: dict[str, float],
+) -> dict[str, float]:
+    """Runs the end of an epoch whose steps were saved before it; gives the epoch's numbers."""
+    group = keras.callbacks.CallbackList(callbacks, model=method)
+    group.on_train_begin()
+    group.on_epoch_end(epoch, logs)
+    group.on_train_end(logs)
+    return {name: float(value) for name, value in logs.items()}
+
+
+@contextlib.contextmanager
+def _all_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Turns what TensorFlow raises when another worker has died into one line.
+
+    Raises:
+        Interrupted: all workers must be started again.
+    """
+    lost = (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+    )
+    try:
+        yield
+    except lost as error:
+        if distribute.num_workers(strategy) == 1:
+            raise
+        raise interruption.Interrupted(
+            f"a worker was lost ({plain(error.message)[:120]}); restart all workers with the same "
+            "command"
+        ) from error
+
+
 def _resume(
     method: Method, folder: pathlib.Path, last: int, chief: bool
-) -> tuple[int, dict[str, Any], dict[str, float]]:
-    """Restores the newest whole checkpoint: its step, its arrays, the numbers of its epoch."""
+) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """Restores the newest whole checkpoint: its step, its arrays, its manifest."""
     found = checkpoints.latest_checkpoint(folder, mend=chief)
     if found is None:
         return 0, {}, {}
     checkpoint, manifest = found
     arrays = checkpoints.read_arrays(checkpoint)
     checkpoints.restore(state.full_state(method), arrays, source=str(checkpoint), whole=True)
+    interruption.resumes_from(checkpoint.name)
     if chief:
         say(f"resumed from {checkpoint.name}: {manifest['step']} of {last} steps are done")
-    return int(manifest["step"]), arrays, manifest.get("logs", {})
+    return int(manifest["step"]), arrays, manifest
 
 
 def _saver(
     config: Config, data: build.RunData, folder: pathlib.Path, per_epoch: int, last: int
 ) -> Checkpoints:
+    options = config.train
     return Checkpoints(
         folder / "checkpoints",
         build.resolved_options(config, data),
-        every=config.train.checkpoint_steps or config.train.checkpoint_epochs * per_epoch,
-        keep=config.train.keep_checkpoint_max,
+        every=options.checkpoint_steps or options.checkpoint_epochs * per_epoch,
+        keep=options.keep_checkpoint_max,
+        keep_every=options.keep_checkpoint_every,
         last_step=last,
     )
 
@@ -152,7 +206,9 @@ def _dataset(
     )
 
 
-def _monitor(config: Config, data: build.RunData, epochs: int) -> list[keras.callbacks.Callback]:
+def _monitor(
+    config: Config, data: build.RunData, epochs: int, stopper: Stopper
+) -> list[keras.callbacks.Callback]:
     if data.held_out is None:
         return []
     return [
@@ -165,5 +221,6 @@ def _monitor(config: Config, data: build.RunData, epochs: int) -> list[keras.cal
             batch_size=config.evaluation.eval_batch_size,
             k=config.evaluation.knn_k,
             temperature=config.evaluation.knn_temperature,
+            between_batches=stopper.break_off,
         )
     ]

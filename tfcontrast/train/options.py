@@ -113,7 +113,7 @@ def _source_options(given: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(
                 f"--mode={mode} needs --checkpoint or --model_dir, the folder of a trained run"
             )
-        return _checkpoint_options(source)
+        return _checkpoint_options(source, "--checkpoint" if checkpoint else "--model_dir")
     if train_mode == "pretrain":
         if checkpoint:
             raise UserError(
@@ -128,9 +128,9 @@ def _source_options(given: Mapping[str, Any]) -> dict[str, Any]:
     return _checkpoint_options(checkpoint)
 
 
-def _checkpoint_options(path: str) -> dict[str, Any]:
+def _checkpoint_options(path: str, flag: str = "--checkpoint") -> dict[str, Any]:
     """The options that a checkpoint was made with, checked: they come from a file."""
-    folder, manifest = find_checkpoint(path)
+    folder, manifest = find_checkpoint(path, flag=flag)
     options = manifest.get("config")
     try:
         if not isinstance(options, dict):

@@ -5,6 +5,7 @@ what was measured; TensorBoard's events and ``saved_model/`` stand beside them.
 """
 
 import contextlib
+import fnmatch
 import json
 import os
 import pathlib
@@ -18,8 +19,10 @@ import tensorflow as tf
 from tfcontrast.config import Config
 from tfcontrast.errors import UserError
 from tfcontrast.train import checkpoints
+from tfcontrast.train.lock import LOCK, locked
 
 _STATED = "flags.txt"
+_TEMPORARY = ".*.[0-9]*.tmp"
 _TRAINS = ("train", "train_then_eval")
 # Options that may change when a run is resumed: they move neither a weight nor the data.
 _FREE = frozenset(
@@ -28,6 +31,7 @@ _FREE = frozenset(
         "model_dir",
         "framework_logs",
         "data_dir",
+        "data_service",
         "download",
         "max_bad_images",
         "strategy",
@@ -40,6 +44,9 @@ _FREE = frozenset(
         "checkpoint_epochs",
         "checkpoint_steps",
         "keep_checkpoint_max",
+        "keep_checkpoint_every",
+        "max_bad_steps",
+        "max_runtime",
         "monitor_epochs",
         "summary_steps",
         "eval_split",
@@ -60,9 +67,11 @@ def write_text(path: pathlib.Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if not isinstance(error, OSError):  # an interruption
+            raise
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
@@ -71,7 +80,8 @@ def opened(config: Config, flagfile: str) -> Iterator[pathlib.Path]:
     """Opens the run's folder: a new one, or one of the same options.
 
     When the run fails before it has written anything else, what was made here is removed again, so
-    that a mistaken option leaves no trace and the folder is free for the corrected command.
+    that a mistaken option leaves no trace and the folder is free for the corrected command. While
+    it trains, no other process may.
 
     Args:
         config: the run's options.
@@ -85,9 +95,9 @@ def opened(config: Config, flagfile: str) -> Iterator[pathlib.Path]:
             be written.
     """
     folder = locate(config)
-    stated = folder / _STATED
+    trains = config.run.mode in _TRAINS
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    states = _check(folder, flagfile, config.run.mode in _TRAINS)
+    _check(folder, flagfile, trains)
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -95,15 +105,33 @@ def opened(config: Config, flagfile: str) -> Iterator[pathlib.Path]:
             raise UserError(
                 f"--model_dir={folder} cannot be made: {error.strerror or error}"
             ) from error
-        if states:
-            write_text(stated, flagfile)
-        yield folder
+        lock = locked(folder) if trains else contextlib.nullcontext()
+        with lock, _stated(folder, flagfile, trains):
+            yield folder
     except BaseException:
         with contextlib.suppress(OSError):
-            if states and _holds_flags_alone(folder):
-                stated.unlink()
             for path in missing:
                 path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _stated(folder: pathlib.Path, flagfile: str, trains: bool) -> Iterator[None]:
+    """Writes ``flags.txt`` where it is due, and deletes it when the run leaves nothing else."""
+    # Again, now that no other process can change the folder.
+    states = _check(folder, flagfile, trains)
+    try:
+        if trains:
+            for leftover in folder.glob(_TEMPORARY):  # of a process that was killed
+                with contextlib.suppress(OSError):
+                    leftover.unlink()
+        if states:
+            write_text(folder / _STATED, flagfile)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if states and _contents(folder) == {_STATED}:
+                (folder / _STATED).unlink()
         raise
 
 
@@ -116,7 +144,7 @@ def _check(folder: pathlib.Path, flagfile: str, trains: bool) -> bool:
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--model_dir={folder} is a file; give a folder")
-        if not folder.is_dir() or not any(folder.iterdir()):
+        if not folder.is_dir() or not _contents(folder):
             return trains
         if not stated.exists():
             raise UserError(
@@ -133,7 +161,7 @@ def _check(folder: pathlib.Path, flagfile: str, trains: bool) -> bool:
         if name not in _FREE and before.get(name) != now.get(name)
     ]
     # A run that was broken off before its first step has nothing to lose.
-    if changed and not _holds_flags_alone(folder):
+    if changed and _contents(folder) != {_STATED}:
         differences = ", ".join(
             f"--{name} {_value(before, name)} there, {_value(now, name)} now" for name in changed
         )
@@ -153,8 +181,10 @@ def _value(options: Mapping[str, str], name: str) -> str:
     return options.get(name, "unset") or "empty"
 
 
-def _holds_flags_alone(folder: pathlib.Path) -> bool:
-    return [path.name for path in folder.iterdir()] == [_STATED]
+def _contents(folder: pathlib.Path) -> set[str]:
+    """The names in a folder, without what a running or a killed process leaves beside the run."""
+    names = {path.name for path in folder.iterdir()} - {LOCK}
+    return {name for name in names if not fnmatch.fnmatch(name, _TEMPORARY)}
 
 
 def locate(config: Config) -> pathlib.Path:
