@@ -65,7 +65,7 @@ def _check_fields(checkpoint: pathlib.Path, manifest: dict[str, Any]) -> None:
     step, logs = manifest.get("step"), manifest.get("logs", {})
     if type(step) is not int or step < 0:
         raise ValueError(f"{MANIFEST} states no step")
-    if re.fullmatch(r"step_\d{8}", checkpoint.name) and int(checkpoint.name[5:]) != step:
+    if re.fullmatch(r"step_\d{8,}", checkpoint.name) and int(checkpoint.name[5:]) != step:
         raise ValueError(f"{MANIFEST} is of step {step}")
     if not isinstance(manifest.get("config"), dict):
         raise ValueError(f"{MANIFEST} states no options")
