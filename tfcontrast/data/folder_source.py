@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfcontrast.data.bad_images import BadImages
 from tfcontrast.data.image_files import (
     EXTENSIONS,
     check_images,
     decode_image,
     decode_plain_jpeg,
+    explain,
 )
 from tfcontrast.data.source import Example, Source, stratified_split
 from tfcontrast.errors import UserError
@@ -21,7 +23,6 @@ _LOG = logging.getLogger(__name__)
 
 _TESTS = ("test", "val", "validation")
 _TEST_SHARE = 0.1
-_NAMED = 20  # bad files that a message names
 
 Labels = np.ndarray[Any, Any]
 
@@ -43,7 +44,8 @@ def open_folder(path: str, split: str, *, seed: int = 0, max_bad_images: float =
     is the test split. Sub-folders are classes, in the order of their names; when images lie beside
     them, or there are none, the split is unlabelled. Files are ordered by path; hidden files and
     other extensions are passed over. Every image is decoded once here: files that cannot be are
-    named in the log and left out, which does not change the split of the others.
+    named in the log and marked as bad; they keep their places, so that neither the split nor the
+    order of the others depends on them.
 
     Args:
         path: the folder.
@@ -64,7 +66,7 @@ def open_folder(path: str, split: str, *, seed: int = 0, max_bad_images: float =
     found = {
         name: _image_names(os.path.join(path, name)) for name in {f for f, _ in layout.values()}
     }
-    names, root = found[folder], os.path.join(path, folder)
+    names, root = found[folder], os.path.join(path, folder).rstrip("/") or "/"
     if not names:
         raise UserError(
             f"--dataset=folder:{path}: no images in {root}; accepted: {', '.join(EXTENSIONS)}"
@@ -79,14 +81,30 @@ def open_folder(path: str, split: str, *, seed: int = 0, max_bad_images: float =
         chosen = train if split == "train" else test
         names, labels = [names[i] for i in chosen], labels[chosen]
     checked = check_images(root, names)
-    good = _usable(root, names, checked.bad, max_bad_images)
-    return _source(
-        path,
-        split,
-        paths=[os.path.join(root, names[i]) for i in good],
-        plain=np.isin(good, checked.plain),
-        labels=labels[good],
-        classes=classes,
+    bad_images = BadImages(
+        root,
+        len(names),
+        limit=max_bad_images,
+        name=lambda place: names[place],
+        explain=lambda place: explain(os.path.join(root, names[place])),
+    )
+    bad_images.report([place for place, _ in checked.bad], [why for _, why in checked.bad])
+    bad, plain = np.zeros([2, len(names)], bool)
+    bad[[place for place, _ in checked.bad]] = True
+    plain[checked.plain] = True
+    labelled = bool(labels.max() >= 0)
+    in_process = bool((~plain & ~bad).any())
+    return Source(
+        name=f"folder:{path}",
+        split=split,
+        num_examples=len(names),
+        num_classes=len(classes) if labelled else 0,
+        class_names=tuple(classes) if labelled else (),
+        labels=labels,
+        read=_reader([os.path.join(root, name) for name in names], plain, labels, in_process),
+        bad=bad if bad.any() else None,
+        bad_images=bad_images,
+        in_process=in_process,
     )
 
 
@@ -166,44 +184,11 @@ def _labels(root: str, names: Sequence[str], classes: Sequence[str]) -> Labels:
     return np.full([len(names)], -1, np.int64)
 
 
-def _usable(
-    root: str, names: Sequence[str], bad: Sequence[tuple[int, str]], max_bad_images: float
-) -> Labels:
-    """Places of the images that can be decoded; the others are named in the log.
+def _reader(paths: list[str], plain: Labels, labels: Labels, in_process: bool) -> Any:
+    """A function from a place to its image and label; `in_process`: some files are not plain."""
 
-    Raises:
-        UserError: more than `max_bad_images` of them cannot be decoded, or all.
-    """
-    good = np.setdiff1d(np.arange(len(names)), [place for place, _ in bad])
-    if not bad:
-        return good
-    told = "; ".join(f"{names[place]} ({reason})" for place, reason in bad[:_NAMED])
-    if len(bad) > _NAMED:
-        told += f"; and {len(bad) - _NAMED} more"
-    if len(bad) > max_bad_images * len(names) or not good.size:
-        raise UserError(
-            f"{len(bad)} of {len(names)} images in {root} cannot be read, more than "
-            f"--max_bad_images={max_bad_images:g} accepts: {told}"
-        )
-    _LOG.warning("left out %d of %d images in %s: %s", len(bad), len(names), root, told)
-    return good
-
-
-def _source(
-    path: str,
-    split: str,
-    *,
-    paths: list[str],
-    plain: Labels,
-    labels: Labels,
-    classes: Sequence[str],
-) -> Source:
     def decode(index: Labels) -> Labels:
-        file = paths[int(index)]
-        try:
-            return decode_image(file)
-        except Exception as error:
-            raise UserError(f"{file} cannot be read any more: {error}") from error
+        return decode_image(paths[int(index)])
 
     with tf.device("CPU:0"):
         files, kinds, table = tf.constant(paths), tf.constant(plain), tf.constant(labels)
@@ -212,18 +197,12 @@ def _source(
         return tf.numpy_function(decode, [index], tf.uint8, stateful=False)
 
     def read(index: tf.Tensor) -> Example:
-        image = tf.cond(
-            kinds[index], lambda: decode_plain_jpeg(files[index]), lambda: any_kind(index)
-        )
+        if in_process:
+            image = tf.cond(
+                kinds[index], lambda: decode_plain_jpeg(files[index]), lambda: any_kind(index)
+            )
+        else:
+            image = decode_plain_jpeg(files[index])
         return tf.ensure_shape(image, [None, None, 3]), tf.gather(table, index)
 
-    labelled = bool(labels.max() >= 0)
-    return Source(
-        name=f"folder:{path}",
-        split=split,
-        num_examples=len(paths),
-        num_classes=len(classes) if labelled else 0,
-        class_names=tuple(classes) if labelled else (),
-        labels=labels,
-        read=read,
-    )
+    return read

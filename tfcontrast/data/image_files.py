@@ -15,6 +15,8 @@ import PIL
 import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from tfcontrast.data.bad_images import first_line
+
 _LOG = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -89,7 +91,35 @@ def decode_plain_jpeg(path: tf.Tensor) -> tf.Tensor:
     Returns:
         uint8 [height, width, 3].
     """
-    return tf.io.decode_jpeg(tf.io.read_file(path), channels=3, dct_method="INTEGER_ACCURATE")
+    data = tf.io.read_file(path)
+    with tf.control_dependencies([_check_sides(tf.image.extract_jpeg_shape(data)[:2])]):
+        return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def refuse_absurd_sizes(data: tf.Tensor) -> tf.Tensor:
+    """Checks the size that the header of a JPEG or PNG file claims, inside a graph.
+
+    Args:
+        data: the file, a string scalar; other formats pass.
+
+    Returns:
+        The same; it fails when the file claims more than `MAX_PIXELS` pixels.
+    """
+
+    def of_png_or_other() -> tf.Tensor:
+        is_png = tf.strings.substr(data, 0, 4) == b"\x89PNG"
+        sides = tf.where(is_png, tf.strings.substr(data, 16, 8), tf.constant(b"\0" * 8))
+        return tf.ensure_shape(tf.io.decode_raw(sides, tf.int32, little_endian=False), [2])
+
+    is_jpeg = tf.strings.substr(data, 0, 3) == b"\xff\xd8\xff"
+    sides = tf.cond(is_jpeg, lambda: tf.image.extract_jpeg_shape(data)[:2], of_png_or_other)
+    with tf.control_dependencies([_check_sides(sides)]):
+        return tf.identity(data)
+
+
+def _check_sides(sides: tf.Tensor) -> Any:
+    few = tf.reduce_prod(tf.cast(sides, tf.int64)) <= MAX_PIXELS
+    return tf.debugging.Assert(few, [f"more than {MAX_PIXELS} pixels"], name="few_pixels")
 
 
 def check_images(root: str, names: Sequence[str]) -> Checked:
@@ -120,22 +150,36 @@ def check_images(root: str, names: Sequence[str]) -> Checked:
     return checked
 
 
-def _check(path: str) -> str:
-    """Which kind of usable image a file is, or the reason why it is none."""
+def explain(path: str) -> str:
+    """Why a file cannot be read, in a few words."""
+    found = _decode(path)
+    return found if isinstance(found, str) else "it could not be read"
+
+
+def _decode(path: str) -> np.ndarray[Any, Any] | str:
+    """The pixels, or the reason why there are none."""
     try:
         if not os.path.getsize(path):
             return "empty file"
-        pixels = decode_image(path)
+        return decode_image(path)
     except UnidentifiedImageError:
         return "not an image of a known format"
+    except OSError as error:
+        return error.strerror or first_line(error)
     except Exception as error:  # decoders of damaged files raise whatever they trip over
-        lines = str(error).splitlines()
-        return lines[0] if lines else type(error).__name__
+        return first_line(error)
+
+
+def _check(path: str) -> str:
+    """Which kind of usable image a file is, or the reason why it is none."""
+    found = _decode(path)
+    if isinstance(found, str):
+        return found
     if not path.lower().endswith((".jpg", ".jpeg")):
         return _OTHER
     try:
         with tf.device("CPU:0"):
-            same = np.array_equal(decode_plain_jpeg(tf.constant(path)).numpy(), pixels)
+            same = np.array_equal(decode_plain_jpeg(tf.constant(path)).numpy(), found)
     except tf.errors.OpError:
         same = False
     return _PLAIN if same else _OTHER
@@ -143,7 +187,7 @@ def _check(path: str) -> str:
 
 def _memory_of(root: str, names: Sequence[str]) -> pathlib.Path:
     digest = hashlib.sha256(
-        f"{PIL.__version__}\0{tf.__version__}\0{os.path.realpath(root)}".encode()
+        f"2\0{PIL.__version__}\0{tf.__version__}\0{os.path.realpath(root)}".encode()
     )
     for name in names:
         try:

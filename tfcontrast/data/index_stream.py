@@ -1,5 +1,7 @@
 """The order of training: which example stands in which row of which step, by the seed alone."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfcontrast.errors import UserError
@@ -22,7 +24,12 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def index_stream(
-    num_examples: int, batch_size: int, *, seed: int, start_step: int = 0
+    num_examples: int,
+    batch_size: int,
+    *,
+    seed: int,
+    start_step: int = 0,
+    share: tuple[int, int, int] = (0, 1, 1),
 ) -> tf.data.Dataset:
     """The infinite stream of batches of indices; from step k on it is the tail of the one from 0.
 
@@ -35,34 +42,43 @@ def index_stream(
         batch_size: B.
         seed: any integer; its low 64 bits count.
         start_step: number of the first step, >= 0.
+        share: (first replica, replicas, all replicas): only the rows of these consecutive
+            replicas, of which each has B / all.
 
     Returns:
-        Dataset of (counters, indices), both int64 [B]: counters step * B + row number the examples
-        of the whole run, indices are in [0, N).
+        Dataset of (counters, indices), both int64 [rows]: counters step * B + row number the
+        examples of the whole run, indices are in [0, N).
 
     Raises:
         UserError: the batch is larger than the data set.
-        ValueError: `start_step` is negative.
+        ValueError: `start_step` is negative, or there is no such share.
     """
     if start_step < 0:
         raise ValueError(f"start_step must not be negative. Received: {start_step}")
+    first, count, everyone = share
+    if first < 0 or count < 1 or first + count > everyone or batch_size % everyone:
+        raise ValueError(
+            "share must be (first replica, replicas, all replicas), and the batch a multiple of "
+            f"all. Received: share={share}, batch_size={batch_size}"
+        )
     steps = steps_per_epoch(num_examples, batch_size)
-    first_epoch, first_row = divmod(start_step, steps)
+    each = batch_size // everyone
     low_bits = (seed + 2**63) % 2**64 - 2**63
 
-    def batches_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        everyone = tf.range(num_examples, dtype=tf.int64)
-        order = tf.random.experimental.stateless_shuffle(
-            everyone, seed=tf.stack([tf.constant(low_bits, tf.int64), epoch]), alg="philox"
+    def permutation(epoch: tf.Tensor) -> tf.Tensor:
+        return tf.random.experimental.stateless_shuffle(
+            tf.range(num_examples, dtype=tf.int64),
+            seed=tf.stack([tf.constant(low_bits, tf.int64), epoch]),
+            alg="philox",
         )
-        used = steps * batch_size
-        counters = tf.range(used, dtype=tf.int64) + epoch * used
-        begin = tf.where(epoch == first_epoch, tf.constant(first_row, tf.int64), 0)
-        rows = (
-            tf.reshape(counters, [steps, batch_size])[begin:],
-            tf.reshape(order[:used], [steps, batch_size])[begin:],
-        )
-        return tf.data.Dataset.from_tensor_slices(rows)
 
-    epochs = tf.data.Dataset.counter(start=first_epoch, dtype=tf.int64)
-    return epochs.flat_map(batches_of)
+    def rows_of(state: tuple[tf.Tensor, tf.Tensor], step: tf.Tensor) -> Any:
+        epoch = step // steps
+        order = tf.cond(state[0] == epoch, lambda: state[1], lambda: permutation(epoch))
+        rows = first * each + tf.range(count * each, dtype=tf.int64)
+        indices = tf.gather(order, step % steps * batch_size + rows)
+        return (epoch, order), (step * batch_size + rows, indices)
+
+    # One element a step before the order is drawn, so that steps can be dealt to many readers.
+    none_yet = (tf.constant(-1, tf.int64), tf.zeros([num_examples], tf.int64))
+    return tf.data.Dataset.counter(start=start_step, dtype=tf.int64).scan(none_yet, rows_of)

@@ -41,8 +41,8 @@ def open_source(
         data_dir: where TFDS keeps prepared data; None or empty: its default.
         download: let TFDS download and prepare what is not there.
         seed: draws the train and test share of a folder that has no test images of its own.
-        max_bad_images: largest share of a folder's images that is passed over because they cannot
-            be decoded.
+        max_bad_images: largest share of the images that is passed over because they cannot be
+            decoded.
         memory_limit: largest size in bytes of decoded TFDS images that are kept in memory.
 
     Raises:
@@ -55,7 +55,12 @@ def open_source(
     if dataset.startswith(_FOLDER):
         return open_folder(_folder(dataset), split, seed=seed, max_bad_images=max_bad_images)
     return open_tfds(
-        dataset, split, data_dir=data_dir, download=download, memory_limit=memory_limit
+        dataset,
+        split,
+        data_dir=data_dir,
+        download=download,
+        memory_limit=memory_limit,
+        max_bad_images=max_bad_images,
     )
 
 

@@ -45,6 +45,10 @@ class RecordIndex:
     offsets: np.ndarray[Any, Any]
     lengths: np.ndarray[Any, Any]
 
+    def name(self, place: int) -> str:
+        """Where a record is, in words."""
+        return f"{self.paths[self.shards[place]]} at byte {self.offsets[place]}"
+
     def reader(self) -> Any:
         """A function from an int64 scalar i to the data of record i, a string; usable in a graph.
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfcontrast.data.bad_images import BadImages, first_line
 from tfcontrast.errors import UserError
 
 Example = tuple[tf.Tensor, tf.Tensor]
@@ -17,12 +18,13 @@ class Source:
     """One split of a data set. Example i is the same image in every run and on every machine.
 
     Exactly one of `images` and `read` is given: small data sets of one image size are resident,
-    others are read.
+    others are read. An image that cannot be read keeps its place, so that it moves no other: in
+    training the next good one of the same source stands in, in evaluation it is left out.
 
     Attributes:
         name: the data set as the user named it.
         split: the split as the user named it.
-        num_examples: number of images N.
+        num_examples: number of places N, those of bad images included.
         num_classes: number of classes; 0 means unlabelled.
         class_names: their names in the order of the labels; empty when there are none.
         labels: int64 [N], -1 where an image has no label; None when a label is only known by
@@ -30,6 +32,10 @@ class Source:
         images: uint8 [N, H, W, 3], or None.
         read: maps an int64 scalar in [0, N) to (uint8 [h, w, 3], int64 scalar) in a graph, or None.
         image_shape: (height, width) when all images share it, else None.
+        bad: bool [N], which images are known to be unreadable; None when none is.
+        origins: int64 [N], the places in the split that was opened; None when they are the same.
+        bad_images: what counts and names the images that turn out to be bad later.
+        in_process: whether `read` needs this process, so that no other can read for it.
     """
 
     name: str
@@ -41,6 +47,10 @@ class Source:
     images: np.ndarray[Any, Any] | None = None
     read: Callable[[tf.Tensor], Example] | None = None
     image_shape: tuple[int, int] | None = None
+    bad: np.ndarray[Any, Any] | None = None
+    origins: np.ndarray[Any, Any] | None = None
+    bad_images: BadImages = dataclasses.field(default=None)  # type: ignore[assignment]
+    in_process: bool = False
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.read is None):
@@ -57,12 +67,32 @@ class Source:
             if self.labels is None:
                 raise ValueError("a resident source must have labels. Received: labels=None")
             object.__setattr__(self, "image_shape", self.images.shape[1:3])
-        for rows in (self.images, self.labels):
+        for rows in (self.images, self.labels, self.bad, self.origins):
             if rows is not None and len(rows) != self.num_examples:
                 raise ValueError(
-                    f"images and labels must have num_examples={self.num_examples} rows. "
-                    f"Received: {len(rows)}"
+                    "images, labels, bad and origins must have num_examples="
+                    f"{self.num_examples} rows. Received: {len(rows)}"
                 )
+        if self.bad_images is None:
+            found = BadImages(
+                f"{self.name}, {self.split}",
+                self.num_examples,
+                name=lambda place: f"image {place}",
+                explain=lambda place: explain_failure(self.example, place),
+            )
+            object.__setattr__(self, "bad_images", found)
+
+    @property
+    def good(self) -> np.ndarray[Any, Any]:
+        """The places of the images that are not known to be bad, ascending int64."""
+        if self.bad is None:
+            return np.arange(self.num_examples)
+        return np.flatnonzero(~self.bad)
+
+    @property
+    def num_good(self) -> int:
+        """How many images are not known to be bad."""
+        return len(self.good)
 
     def example(self, index: tf.Tensor) -> Example:
         """Image `index` as uint8 [h, w, 3] and its label as int64; usable in a graph.
@@ -78,13 +108,20 @@ class Source:
         return self.example(index)[0]
 
     def read_labels(self) -> np.ndarray[Any, Any]:
-        """All labels, int64 [N]; reads every record when they are not known yet."""
+        """All labels, int64 [N]; reads every record when they are not known yet.
+
+        An image whose record cannot be read has the label -1.
+        """
         if self.labels is not None:
             return self.labels
-        labels = tf.data.Dataset.range(self.num_examples).map(
-            lambda index: self.example(index)[1],
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+        unknown = tf.data.Dataset.from_tensors(tf.constant(-1, tf.int64))
+
+        def label_of(place: tf.Tensor) -> tf.data.Dataset:
+            found = tf.data.Dataset.from_tensors(place).map(lambda i: self.example(i)[1])
+            return found.ignore_errors().concatenate(unknown).take(1)
+
+        labels = tf.data.Dataset.range(self.num_examples).interleave(
+            label_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         return np.concatenate([batch.numpy() for batch in labels.batch(4096)]).astype(np.int64)
 
@@ -114,7 +151,19 @@ class Source:
             labels=None if self.labels is None else self.labels[indices],
             images=None if self.images is None else self.images[indices],
             read=None if self.read is None else _through(self.read, indices),
+            bad=None if self.bad is None else self.bad[indices],
+            origins=indices.astype(np.int64) if self.origins is None else self.origins[indices],
         )
+
+
+def explain_failure(example: Callable[[tf.Tensor], Example], place: int) -> str:
+    """Why an image cannot be read, by reading it again."""
+    try:
+        with tf.device("CPU:0"):
+            example(tf.constant(place, tf.int64))
+    except Exception as error:  # decoders of damaged files raise whatever they trip over
+        return first_line(error)
+    return "it could not be read"
 
 
 def _through(read: Callable[[tf.Tensor], Example], indices: np.ndarray[Any, Any]) -> Any:

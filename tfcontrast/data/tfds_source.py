@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfcontrast.data.bad_images import BadImages
+from tfcontrast.data.image_files import refuse_absurd_sizes
+from tfcontrast.data.reading import read_each
 from tfcontrast.data.record_index import Shard, index_records
-from tfcontrast.data.source import Example, Source
+from tfcontrast.data.source import Example, Source, explain_failure
 from tfcontrast.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -32,6 +35,7 @@ def open_tfds(
     data_dir: str | None = None,
     download: bool = False,
     memory_limit: int = 2 * 1024**3,
+    max_bad_images: float = 0.01,
 ) -> Source:
     """Opens a split of a TFDS data set in the order of its files.
 
@@ -44,9 +48,11 @@ def open_tfds(
         data_dir: where TFDS keeps prepared data; None or empty: its own default.
         download: download and prepare what is not there yet.
         memory_limit: largest size in bytes of decoded images that are kept resident.
+        max_bad_images: largest share of images that is passed over because they cannot be read.
 
     Raises:
-        UserError: unknown or absent data set, no such split, no image in it, damaged files.
+        UserError: unknown or absent data set, no such split, no image in it, damaged files, or
+            too many damaged images.
     """
     builder = _open_builder(name, data_dir, download)
     info = _split_info(builder, name, split)
@@ -55,27 +61,45 @@ def open_tfds(
     keys = [key for key in (image_key, label_key) if key]
     height, width = features[image_key].shape[:2]
     fixed = height is not None and width is not None
-    if fixed and info.num_examples * height * width * 3 <= memory_limit:
-        read = None
-        images, labels = _read_all(builder, split, info.num_examples, keys, (height, width))
+    count, bad_images, read, bad = info.num_examples, None, None, None
+    if fixed and count * height * width * 3 <= memory_limit:
+        try:
+            images, labels = _read_all(builder, split, count, keys, (height, width))
+        except tf.errors.OpError:  # at least one record is damaged: one by one
+            read, bad_images = _random_access(builder, name, split, info, keys, max_bad_images)
+            images, labels, bad = read_each(read, count, (height, width))
+            bad_images.report(np.flatnonzero(bad).tolist())
+            read = None
         labelled = bool(labels.max() >= 0)
     else:
-        images, read = None, _random_access(builder, name, info, keys)
-        # A split without labels of a labelled data set holds -1 throughout (STL-10's `unlabelled`,
-        # ImageNet's `test`), so the first example tells.
-        labelled = label_key is not None and int(read(tf.constant(0, tf.int64))[1]) >= 0
-        labels = None if labelled else np.full([info.num_examples], -1, np.int64)
+        read, bad_images = _random_access(builder, name, split, info, keys, max_bad_images)
+        images, labelled = None, label_key is not None and _first_label(read, count) >= 0
+        labels = None if labelled else np.full([count], -1, np.int64)
     return Source(
         name=name,
         split=split,
-        num_examples=info.num_examples,
+        num_examples=count,
         num_classes=features[label_key].num_classes if labelled else 0,
         class_names=tuple(features[label_key].names) if labelled else (),
         labels=labels,
         images=images,
         read=read,
         image_shape=(height, width) if fixed else None,
+        bad=bad,
+        bad_images=bad_images,
     )
+
+
+def _first_label(read: Any, count: int) -> int:
+    """The label of the first example that can be read; -1 when none of the first hundred can.
+
+    A split without labels of a labelled data set holds -1 throughout (STL-10's `unlabelled`,
+    ImageNet's `test`), so one example tells.
+    """
+    for place in range(min(count, 100)):
+        with contextlib.suppress(tf.errors.OpError):
+            return int(read(tf.constant(place, tf.int64))[1])
+    return -1
 
 
 def _open_builder(name: str, data_dir: str | None, download: bool) -> Any:
@@ -175,7 +199,11 @@ def _find_label(info: Any, name: str) -> str | None:
 def _read_all(
     builder: Any, split: str, count: int, keys: list[str], shape: tuple[int, int]
 ) -> tuple[Any, Any]:
-    """Decodes a whole split: uint8 [N, H, W, 3] and int64 [N]."""
+    """Decodes a whole split: uint8 [N, H, W, 3] and int64 [N].
+
+    Raises:
+        OpError: a record or an image is damaged.
+    """
     import tensorflow_datasets as tfds
 
     with _without_deprecations():
@@ -188,16 +216,10 @@ def _read_all(
     dataset = dataset.map(lambda row: _example(row, keys), tf.data.AUTOTUNE, deterministic=True)
     images, labels = np.empty([count, *shape, 3], np.uint8), np.empty([count], np.int64)
     done = 0
-    try:
-        for image, label in dataset.batch(_CHUNK):
-            rows = slice(done, done + len(label))
-            images[rows], labels[rows] = image.numpy(), label.numpy()
-            done = rows.stop
-    except tf.errors.OpError as error:
-        raise UserError(
-            f"{builder.data_dir} is damaged after {done} images of {split}: "
-            f"{error.message.splitlines()[0]}; prepare the data set again"
-        ) from error
+    for image, label in dataset.batch(_CHUNK):
+        rows = slice(done, done + len(label))
+        images[rows], labels[rows] = image.numpy(), label.numpy()
+        done = rows.stop
     return images, labels
 
 
@@ -216,7 +238,10 @@ def _without_deprecations() -> Iterator[None]:
         logger.removeFilter(keep)
 
 
-def _random_access(builder: Any, name: str, info: Any, keys: list[str]) -> Any:
+def _random_access(
+    builder: Any, name: str, split: str, info: Any, keys: list[str], max_bad_images: float
+) -> tuple[Any, BadImages]:
+    """A function from a place to its image and label, and what names the bad ones."""
     import tensorflow_datasets as tfds
 
     if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
@@ -232,9 +257,20 @@ def _random_access(builder: Any, name: str, info: Any, keys: list[str]) -> Any:
     features = tfds.features.FeaturesDict({key: builder.info.features[key] for key in keys})
 
     def read(i: tf.Tensor) -> Example:
-        return _example(features.deserialize_example(record(i)), keys)
+        row = features.deserialize_example(
+            record(i), decoders={keys[0]: tfds.decode.SkipDecoding()}
+        )
+        encoded = refuse_absurd_sizes(row[keys[0]])
+        return _example({**row, keys[0]: features[keys[0]].decode_example(encoded)}, keys)
 
-    return read
+    bad_images = BadImages(
+        f"{name}, {split}",
+        info.num_examples,
+        limit=max_bad_images,
+        name=index.name,
+        explain=lambda place: explain_failure(read, place),
+    )
+    return read, bad_images
 
 
 def _example(row: dict[str, tf.Tensor], keys: list[str]) -> Example:
