@@ -1,7 +1,10 @@
-"""Networks: ResNets, their batch norm, the projector, torchvision's names for weights."""
+"""Networks and their state: ResNets, batch norm, projector, queues, banks, slow copies."""
 
 from tfcontrast.models.batch_norm import BatchNorm
+from tfcontrast.models.ema import copy_weights, cosine_ema_decay, update_ema
 from tfcontrast.models.heads import Projector
+from tfcontrast.models.memory_bank import MemoryBank
+from tfcontrast.models.queue import Queue
 from tfcontrast.models.resnet import ResNet
 from tfcontrast.models.torchvision import (
     load_torchvision_state,
@@ -11,9 +14,14 @@ from tfcontrast.models.torchvision import (
 
 __all__ = [
     "BatchNorm",
+    "MemoryBank",
     "Projector",
+    "Queue",
     "ResNet",
+    "copy_weights",
+    "cosine_ema_decay",
     "load_torchvision_state",
     "torchvision_names",
     "torchvision_state",
+    "update_ema",
 ]
