@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfcontrast import distribute
 from tfcontrast.config import MethodConfig
-from tfcontrast.optim import SummedOptimizer, variable_roles
+from tfcontrast.optim import Adam, SummedOptimizer, variable_roles
 
 
 class SharedMean(keras.metrics.Mean):
@@ -27,6 +27,20 @@ class SharedMean(keras.metrics.Mean):
     def add_variable(self, *args: Any, **options: Any) -> keras.Variable:
         """As Keras's, but reading takes one replica's value and assigning sets every replica's."""
         return super().add_variable(*args, **{**options, "aggregation": "only_first_replica"})
+
+    def update_state(self, value: tf.Tensor) -> None:
+        """Takes a scalar in, unless it is not finite: the mean would never be a number again."""
+        value = tf.cast(value, self.dtype)
+        finite = tf.math.is_finite(value)
+        # The weight 0 alone would not do: 0 x NaN is NaN.
+        super().update_state(
+            tf.where(finite, value, tf.zeros_like(value)), tf.cast(finite, self.dtype)
+        )
+
+    def result(self) -> tf.Tensor:
+        """The mean of the finite values; NaN without any, since 0 would look like a loss."""
+        count = tf.convert_to_tensor(self.count)
+        return tf.where(count > 0, super().result(), tf.constant(float("nan"), count.dtype))
 
 
 class Method(keras.Model, abc.ABC):
@@ -67,7 +81,7 @@ class Method(keras.Model, abc.ABC):
             self.probe = keras.layers.Dense(
                 num_classes, kernel_initializer="zeros", dtype="float32", name="probe"
             )
-            self.probe_optimizer = keras.optimizers.Adam(probe_learning_rate)
+            self.probe_optimizer = Adam(probe_learning_rate)
             names = (*names, "probe_loss", "probe_top1")
         self._trackers = {name: SharedMean(name=name) for name in names}
 
@@ -93,8 +107,25 @@ class Method(keras.Model, abc.ABC):
         """
 
     def after_update(self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]) -> None:
-        """Moves EMA copies, queues and centers after the update; most methods have none."""
+        """Moves EMA copies, queues and centers after the update; most methods have none.
+
+        What is taken from the batch (keys into a queue, means into a center) must not be taken when
+        it is not finite: the step was skipped, and the state would carry NaN into the next ones.
+        Decide by a value that is the same on every replica, after the gather or the sum.
+        """
         del outputs, batch
+
+    def stuck_loss(self, batch_size: int) -> float | None:
+        """The loss of a collapsed solution, at which a training can get stuck.
+
+        Args:
+            batch_size: images of a step, over all replicas.
+
+        Returns:
+            The value; None where it is not known, or depends on the batch.
+        """
+        del batch_size
+        return None
 
     def build(self, input_shape: Any = None) -> None:
         """Nothing of its own: the parts are built by the first call, in :meth:`prepare`."""

@@ -20,7 +20,8 @@ class BatchNorm(keras.layers.Layer):
 
     Statistics and parameters are float32 under every dtype policy except float64's, where they are
     float64. With several replicas all must hold equally many rows. With ``trainable = False`` the
-    layer is in inference mode.
+    layer is in inference mode. A batch whose statistics are not finite leaves the moving ones as
+    they were, on every replica.
 
     Args:
         momentum: what the moving statistics keep of their old value at each training step.
@@ -114,12 +115,24 @@ class BatchNorm(keras.layers.Layer):
                 if replicas > 1:
                     statistics = tf.stop_gradient(tf.stack([mean, variance]))
                     mean, variance = tf.unstack(all_sum(statistics) / replicas)
-            step = 1.0 - self.momentum
-            self.moving_mean.assign(moving_mean + step * (tf.stop_gradient(mean) - moving_mean))
-            self.moving_variance.assign(
-                moving_variance + step * (tf.stop_gradient(variance) - moving_variance)
-            )
+            self._move(moving_mean, moving_variance, mean, variance)
         return y[:, 0, 0] if inputs.shape.rank == 2 else y
+
+    def _move(
+        self,
+        moving_mean: tf.Tensor,
+        moving_variance: tf.Tensor,
+        mean: tf.Tensor,
+        variance: tf.Tensor,
+    ) -> None:
+        """Moves the moving statistics towards the batch's, which are the same on every replica."""
+        step = 1.0 - self.momentum
+        mean, variance = tf.stop_gradient(mean), tf.stop_gradient(variance)
+        finite = tf.reduce_all(tf.math.is_finite(tf.stack([mean, variance])))
+        moved_mean = moving_mean + step * (mean - moving_mean)
+        moved_variance = moving_variance + step * (variance - moving_variance)
+        self.moving_mean.assign(tf.where(finite, moved_mean, moving_mean))
+        self.moving_variance.assign(tf.where(finite, moved_variance, moving_variance))
 
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The inputs' shape."""

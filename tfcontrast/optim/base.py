@@ -6,11 +6,13 @@ for Keras's own update rules too.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
+
+from tfcontrast.optim.skipping import SkippingOptimizer
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 
@@ -27,12 +29,12 @@ _REPLACED = (
 )
 
 
-class SummedOptimizer(keras.optimizers.Optimizer):
+class SummedOptimizer(SkippingOptimizer):
     """An optimizer whose step depends on the global batch only, not on how many replicas hold it.
 
-    The order is: sum the gradients over the replicas, clip, decay, update. Losses are divided by
-    the number of replicas before; slots and weights stay equal on all replicas. Create and
-    ``build`` it in the strategy's scope.
+    The order is: sum the gradients over the replicas, skip the step if they are not finite (see
+    `SkippingOptimizer`), clip, decay, update. Losses are divided by the number of replicas before;
+    slots and weights stay equal on all replicas. Create and ``build`` it in the strategy's scope.
 
     Subclasses implement `descend`. Keras's ``weight_decay`` attribute stays None (its decoupled
     decay would be added to ours); the value is in ``decay``.
@@ -213,17 +215,18 @@ class SummedOptimizer(keras.optimizers.Optimizer):
             )
         return super().from_config(config, custom_objects=custom_objects)
 
-    def _all_reduce_sum_gradients(
-        self, grads_and_vars: Iterable[tuple[tf.Tensor, tf.Variable]]
-    ) -> list[tuple[tf.Tensor, tf.Variable]]:
-        """Keras's sum over the replicas, and the clipping that Keras does before it."""
-        summed = super()._all_reduce_sum_gradients(grads_and_vars)
-        gradients = [gradient for gradient, _ in summed]
+    def clipped(self, gradients: list[tf.Tensor], norm: tf.Tensor) -> list[tf.Tensor]:
+        """Clips the summed gradients, what Keras does to each replica's own.
+
+        Args:
+            gradients: one a variable, summed over the replicas.
+            norm: of all of them together.
+        """
         if self.clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm)
+            gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm, use_norm=norm)
         if self.clip_tensor_norm is not None:
             gradients = [tf.clip_by_norm(g, self.clip_tensor_norm) for g in gradients]
-        return [(g, variable) for g, (_, variable) in zip(gradients, summed, strict=True)]
+        return gradients
 
     def _places(self, variables: Sequence[keras.Variable], roles: Sequence[str]) -> frozenset[int]:
         """Indices of the variables that have one of the roles."""
