@@ -59,6 +59,7 @@ class Config:
             check_options(getattr(self, name))
         self._validate_crop_area()
         self._validate_decay_epochs()
+        self._validate_clipping()
 
     def _validate_crop_area(self) -> None:
         low, high = self.augment.crop_area_min or 0.08, self.augment.crop_area_max or 1.0
@@ -88,6 +89,14 @@ class Config:
             raise UserError(
                 f"--decay_epochs must be {wanted} with --learning_rate_schedule={schedule}. "
                 f"Received: {text!r}"
+            )
+
+    def _validate_clipping(self) -> None:
+        whole, each = self.optim.clip_norm, self.optim.clip_tensor_norm
+        if whole and each:
+            raise UserError(
+                "--clip_norm and --clip_tensor_norm exclude each other; set one of them to 0. "
+                f"Received: {whole:g} and {each:g}"
             )
 
     def to_dict(self) -> dict[str, Any]:

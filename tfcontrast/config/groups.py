@@ -76,6 +76,17 @@ class DataConfig:
         low=0,
         high=1,
     )
+    data_service: str = option(
+        "",
+        "Let the tf.data service at this address (grpc://host:port) prepare the training batches; "
+        "its workers need the data set under the same paths. Order and views stay the same.",
+    )
+
+    def __post_init__(self) -> None:
+        """One name for a folder, with and without a slash at its end."""
+        path = self.dataset.removeprefix("folder:")
+        if path != self.dataset and path.strip("/"):
+            object.__setattr__(self, "dataset", "folder:" + path.rstrip("/"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,6 +193,11 @@ class OptimConfig:
     clip_norm: float = option(
         0.0, "Clips the summed gradient's global norm; 0: no clipping.", low=0
     )
+    clip_tensor_norm: float = option(
+        0.0,
+        "Clips the norm of each variable's summed gradient instead; 0: no clipping.",
+        low=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,6 +220,11 @@ class TrainConfig:
         "Hours after which the run saves, stops and exits with code 75: the same command goes on; "
         "0: no limit.",
         low=0,
+    )
+    max_bad_steps: int = option(
+        5,
+        "Steps in a row without a finite gradient before an older checkpoint is put back.",
+        low=1,
     )
     monitor_epochs: int = option(
         10, "Epochs between kNN monitors on the held-out images; 0: never.", low=0

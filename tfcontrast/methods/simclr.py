@@ -12,6 +12,7 @@ Deviation: the released code sums the loss of both directions; here it is the pa
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -79,6 +80,12 @@ class SimCLR(Method):
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Two views [B, H, W, 3] to features [2B, D] and embeddings [2B, d]."""
         return encode_views(self.backbone, self.projector, views, training)
+
+    def stuck_loss(self, batch_size: int) -> float | None:
+        """NT-Xent's value when every embedding is as near as any other: log(2B - 1)."""
+        if self.config.contrastive_loss != "nt_xent":
+            return None
+        return self.config.loss_scale * math.log(2 * batch_size - 1)
 
     def compute_losses(
         self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]

@@ -9,6 +9,7 @@ Deviation: the released codes multiply the loss by the temperature (TensorFlow) 
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -103,6 +104,14 @@ class SupCon(Method):
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Two views [B, H, W, 3] to features [2B, D] and embeddings [2B, d]."""
         return encode_views(self.backbone, self.projector, views, training)
+
+    def stuck_loss(self, batch_size: int) -> float | None:
+        """The loss when every embedding is as near as any other: log(2B - 1), scaled."""
+        config = self.config
+        if config.denominator != "all":  # depends on the labels of the batch
+            return None
+        scales = {"none": 1.0, "temperature": config.temperature, "base": config.temperature / 0.07}
+        return scales[config.loss_temperature_scale] * math.log(2 * batch_size - 1)
 
     def compute_losses(
         self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]

@@ -6,6 +6,7 @@ or the last groups trainable, finetuning.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -139,6 +140,11 @@ class Supervised(Method):
     def classify(self, images: tf.Tensor) -> tf.Tensor:
         """[B, H, W, 3] in [0, 1] to float32 logits [B, classes], in inference mode."""
         return self((images,), training=False)["logits"]
+
+    def stuck_loss(self, batch_size: int) -> float | None:
+        """The cross-entropy of equal probabilities, whatever the smoothing: log K."""
+        del batch_size
+        return math.log(self.classifier.units)
 
     def compute_losses(
         self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]

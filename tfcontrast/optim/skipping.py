@@ -21,20 +21,25 @@ class SkippingOptimizer(keras.optimizers.Optimizer):
 
     A skipped step counts as a step all the same: ``iterations`` moves on, and with it the schedule
     and the data. ``bad_steps`` counts the skipped ones, ``bad_steps_in_a_row`` those since the last
-    step that was taken; both are among the optimizer's variables and equal on all replicas.
+    step that was taken. ``last_rollback`` is for whoever answers to many of them: the step at which
+    an older state was put back. The three are among the optimizer's variables, and equal on all
+    replicas.
 
     Subclasses write only through ``assign``, ``assign_add`` and ``assign_sub``.
     """
 
     bad_steps: keras.Variable
     bad_steps_in_a_row: keras.Variable
+    last_rollback: keras.Variable
 
     _takes: tf.Tensor | None = None  # whether the step under way is taken; None outside of one
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates the two counters, before the slots."""
-        self.bad_steps = self.add_variable((), dtype="int64", name="bad_steps")
-        self.bad_steps_in_a_row = self.add_variable((), dtype="int64", name="bad_steps_in_a_row")
+        """Creates the counters, before the slots."""
+        self.bad_steps, self.bad_steps_in_a_row, self.last_rollback = (
+            self.add_variable((), dtype="int64", name=name)
+            for name in ("bad_steps", "bad_steps_in_a_row", "last_rollback")
+        )
         super().build(variables)
 
     def clipped(self, gradients: list[tf.Tensor], norm: tf.Tensor) -> list[tf.Tensor]:

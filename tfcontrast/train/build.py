@@ -235,6 +235,7 @@ def make_run_optimizer(config: Config, steps_per_epoch: int) -> Any:
         lars_variant=options.lars_variant,
         trust_coefficient=options.trust_coefficient or None,
         clip_norm=options.clip_norm or None,
+        clip_tensor_norm=options.clip_tensor_norm or None,
         exclude_from_decay=() if options.decay_all else spared,
     )
 

@@ -14,9 +14,12 @@ from tfcontrast.augment import ViewRecipe
 from tfcontrast.config import Config
 from tfcontrast.methods import Method
 from tfcontrast.train import build, checkpoints, interruption, state
-from tfcontrast.train.callbacks import Checkpoints, KnnMonitor, Rates, Stopper
+from tfcontrast.train.callbacks import KnnMonitor, Rates
 from tfcontrast.train.console import plain, say
+from tfcontrast.train.divergence import BadSteps
+from tfcontrast.train.health import Health
 from tfcontrast.train.progress import Progress
+from tfcontrast.train.saving import Checkpoints, Stopper
 from tfcontrast.train.tensorboard import TensorBoard
 
 
@@ -48,11 +51,12 @@ def train(
         folder: the run's folder.
 
     Returns:
-        ``steps``, ``epochs``, ``examples_per_second`` and the last epoch's metrics.
+        ``steps``, ``epochs``, ``examples_per_second``, ``skipped_steps`` (without a finite
+        gradient) and the last epoch's metrics.
 
     Raises:
-        UserError: the newest checkpoint is not of this run's model, or the last one could not be
-            written.
+        UserError: the newest checkpoint is not of this run's model, the last one could not be
+            written, or the training diverges.
         Interrupted: a signal or ``max_runtime`` stopped it, or a worker was lost; the same call
             goes on.
     """
@@ -72,6 +76,9 @@ def train(
         saver = _saver(config, data, folder, per_epoch, last) if writes else None
         stopper = Stopper(saver, last_step=last)
         callbacks = [rates, *_monitor(config, data, epochs, stopper)]
+        callbacks.append(
+            BadSteps(folder / "checkpoints", most=config.train.max_bad_steps, chief=chief)
+        )
         if saver is not None:
             board = TensorBoard(folder, every=config.train.summary_steps)
             progress = Progress(
@@ -79,18 +86,22 @@ def train(
             )
             for opened in (board, progress):
                 stack.callback(opened.close)
-            callbacks += [board, progress, saver]
+            callbacks += [board, progress, _health(config, data), saver]
             if step == 0:
-                board.write_views(next(iter(_dataset(config, data, recipes, 0)))["views"])
+                seed = config.run.seed
+                board.write_views(
+                    data_lib.preview(data.train, recipes, batch_size=batch_size, seed=seed)
+                )
         callbacks.append(stopper)
         stack.enter_context(_all_workers(method.distribute_strategy))
         stack.enter_context(interruption.deferred())
+        stack.enter_context(data_lib.plain_errors())
         if end_due:
             history = _end_epoch(method, callbacks, (step - 1) // per_epoch, history)
         for first, epoch, until, length in _segments(step, last, per_epoch):
             broken_off = [_RestoredMetrics(arrays)] if first == step and first % per_epoch else []
             fitted = method.fit(
-                _dataset(config, data, recipes, first),
+                _dataset(config, data, recipes, first, method.distribute_strategy),
                 initial_epoch=epoch,
                 epochs=until,
                 steps_per_epoch=length,
@@ -103,6 +114,7 @@ def train(
         "steps": last,
         "epochs": epochs,
         "examples_per_second": rates.mean or history.get("examples_per_second"),
+        "skipped_steps": int(tf.convert_to_tensor(method.optimizer.bad_steps)),
         "last_epoch": history,
     }
 
@@ -195,15 +207,28 @@ def _segments(step: int, last: int, per_epoch: int) -> list[tuple[int, int, int,
 
 
 def _dataset(
-    config: Config, data: build.RunData, recipes: tuple[ViewRecipe, ...], step: int
-) -> tf.data.Dataset:
-    return data_lib.train_dataset(
-        data.train,
-        recipes,
-        batch_size=config.train.train_batch_size,
-        seed=config.run.seed,
-        start_step=step,
-    )
+    config: Config,
+    data: build.RunData,
+    recipes: tuple[ViewRecipe, ...],
+    step: int,
+    strategy: tf.distribute.Strategy,
+) -> Any:
+    """The batches from a step on; with a strategy every process makes those of its replicas."""
+
+    def make(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+        return data_lib.train_dataset(
+            data.train,
+            recipes,
+            batch_size=config.train.train_batch_size,
+            seed=config.run.seed,
+            start_step=step,
+            share=distribute.worker_share(context) if context else (0, 1, 1),
+            service=config.data.data_service,
+        )
+
+    if strategy.num_replicas_in_sync == 1:
+        return make()
+    return strategy.distribute_datasets_from_function(make)
 
 
 def _monitor(
@@ -224,3 +249,11 @@ def _monitor(
             between_batches=stopper.break_off,
         )
     ]
+
+
+def _health(config: Config, data: build.RunData) -> Health:
+    return Health(
+        batch_size=config.train.train_batch_size,
+        held_out=data.held_out.num_examples if data.held_out else 0,
+        warmup_epochs=config.optim.warmup_epochs,
+    )
