@@ -53,7 +53,10 @@ def _command(argv: list[str]) -> None:
     config = flags.parse(argv)
     if config is None:
         print(flags.help_text(), flush=True)
-    else:
+        return
+    from tfcontrast.data import plain_errors
+
+    with plain_errors():
         _execute(config)
 
 

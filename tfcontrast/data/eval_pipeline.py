@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfcontrast.augment import eval_view
 from tfcontrast.data.host import PREFETCH, cores, ordered_options, resident_rows
-from tfcontrast.data.reading import good_places, make_reader, report_places
+from tfcontrast.data.reading import good_places, make_reader, read_in_order, report_places
 from tfcontrast.data.source import Source
 
 
@@ -67,8 +67,9 @@ def _read_good(places: tf.data.Dataset, source: Source, view: Any, calls: int) -
         report_places(source, [int(place)])
         return np.bool_(False)
 
-    def read_one(place: tf.Tensor) -> dict[str, tf.Tensor]:
-        image, label, shown = read(place).get_single_element()
+    def finish(
+        image: tf.Tensor, label: tf.Tensor, shown: tf.Tensor, place: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         good = tf.cond(
             shown >= 0,
             lambda: tf.constant(True),
@@ -76,6 +77,7 @@ def _read_good(places: tf.data.Dataset, source: Source, view: Any, calls: int) -
         )
         return {"image": view(image[None])[0], "label": label, "index": shown, "good": good}
 
-    examples = places.map(read_one, num_parallel_calls=calls, deterministic=True)
+    examples = read_in_order(places.map(lambda place: (place, place)), read, calls)
+    examples = examples.map(finish, num_parallel_calls=calls, deterministic=True)
     examples = examples.filter(lambda row: row["good"])
     return examples.map(lambda row: {key: row[key] for key in ("image", "label", "index")})

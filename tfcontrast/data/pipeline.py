@@ -13,7 +13,7 @@ from tfcontrast.augment import ViewRecipe, crop_view, distort_view, example_seed
 from tfcontrast.data.host import PREFETCH, cores, ordered_options, resident_rows
 from tfcontrast.data.index_stream import index_stream
 from tfcontrast.data.index_stream import steps_per_epoch as _steps_per_epoch
-from tfcontrast.data.reading import make_reader, make_reporter, stand_ins
+from tfcontrast.data.reading import make_reader, make_reporter, read_in_order, stand_ins
 from tfcontrast.data.service import serve
 from tfcontrast.data.source import Source
 
@@ -147,13 +147,13 @@ def _image_batches(
 def _read_rows(stream: tf.data.Dataset, source: Source, calls: int) -> tf.data.Dataset:
     """The images of a stream of batches, one by one, read in parallel."""
     read = make_reader(source)
+    # (counter, index) -> the arguments of `read`
+    places = stream.unbatch().map(lambda counter, index: (index, index, counter))
 
-    def read_one(counter: tf.Tensor, index: tf.Tensor) -> dict[str, Any]:
-        image, label, shown = read(index).get_single_element()
-        row = {"images": image, "label": label, "index": shown, "counter": counter}
-        return {**row, "wanted": index}
+    def name(*parts: tf.Tensor) -> dict[str, Any]:
+        return dict(zip(("images", "label", "index", "wanted", "counter"), parts, strict=True))
 
-    return stream.unbatch().map(read_one, num_parallel_calls=calls, deterministic=True)
+    return read_in_order(places, read, calls).map(name)
 
 
 def _crop_batches(

@@ -9,9 +9,11 @@ import tensorflow as tf
 from tfcontrast.data.bad_images import verdict
 from tfcontrast.data.source import Source
 
-# A function of a place that gives a data set of one element: image, label and the place that is
-# really shown, -1 when nothing could be read.
-Read = Callable[[tf.Tensor], tf.data.Dataset]
+_CYCLE = 16  # images that are open at once
+
+# A function of a place, and of what else shall come with it, that gives a data set of one element:
+# image, label, the place that is really shown (-1 when nothing could be read), and the rest.
+Read = Callable[..., tf.data.Dataset]
 
 
 def good_places(source: Source) -> np.ndarray[Any, Any]:
@@ -56,18 +58,34 @@ def make_reader(source: Source, *, attempts: int | None = None) -> Read:
     shape = [*(source.image_shape or (None, None)), 3]
     nothing = (tf.zeros([side or 1 for side in shape], tf.uint8), *[tf.constant(-1, tf.int64)] * 2)
 
-    def read(place: tf.Tensor) -> tf.data.Dataset:
+    def read(place: tf.Tensor, *rest: tf.Tensor) -> tf.data.Dataset:
         def attempt(turn: tf.Tensor) -> tuple[tf.Tensor, ...]:
             shown = (place + turn) % total
             if ranks is not None:
                 shown = good[(ranks[place] + turn) % tf.size(good, tf.int64)]
             image, label = source.example(shown)
-            return tf.ensure_shape(image, shape), label, shown
+            return (tf.ensure_shape(image, shape), label, shown, *rest)
 
         found = tf.data.Dataset.range(most).map(attempt).ignore_errors()
-        return found.concatenate(tf.data.Dataset.from_tensors(nothing)).take(1)
+        return found.concatenate(tf.data.Dataset.from_tensors((*nothing, *rest))).take(1)
 
     return read
+
+
+def read_in_order(places: tf.data.Dataset, read: Read, calls: int) -> tf.data.Dataset:
+    """Reads every element of a data set of places, in parallel; one element each, in order.
+
+    For small images this costs 5 % more processor time than a plain parallel map, which would lose
+    the places of those that fail; the same by ``get_single_element`` in a map costs 50 % more.
+
+    Args:
+        places: elements are the arguments of `read`.
+        read: from `make_reader`.
+        calls: threads.
+    """
+    return places.interleave(
+        read, cycle_length=max(_CYCLE, calls), num_parallel_calls=calls, deterministic=True
+    )
 
 
 def make_reporter(source: Source) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:

@@ -1,6 +1,7 @@
 """What a data set is to the package: images in a fixed order, resident or read one by one."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -162,7 +163,8 @@ def explain_failure(example: Callable[[tf.Tensor], Example], place: int) -> str:
         with tf.device("CPU:0"):
             example(tf.constant(place, tf.int64))
     except Exception as error:  # decoders of damaged files raise whatever they trip over
-        return first_line(error)
+        # An assertion tells of its condition first.
+        return re.sub(r".*Summarized data: b'(.*)'", r"\1", first_line(error))
     return "it could not be read"
 
 
