@@ -4,6 +4,8 @@ from tfcontrast.models.batch_norm import BatchNorm
 from tfcontrast.models.ema import copy_weights, cosine_ema_decay, update_ema
 from tfcontrast.models.heads import Projector
 from tfcontrast.models.memory_bank import MemoryBank
+from tfcontrast.models.normalized_dense import Prototypes, WeightNormDense
+from tfcontrast.models.perceptron import Perceptron
 from tfcontrast.models.queue import Queue
 from tfcontrast.models.resnet import ResNet
 from tfcontrast.models.torchvision import (
@@ -11,13 +13,18 @@ from tfcontrast.models.torchvision import (
     torchvision_names,
     torchvision_state,
 )
+from tfcontrast.models.vit import VisionTransformer
 
 __all__ = [
     "BatchNorm",
     "MemoryBank",
+    "Perceptron",
     "Projector",
+    "Prototypes",
     "Queue",
     "ResNet",
+    "VisionTransformer",
+    "WeightNormDense",
     "copy_weights",
     "cosine_ema_decay",
     "load_torchvision_state",

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfcontrast.models.batch_norm import BatchNorm
+from tfcontrast.models.perceptron import last_layer_policy, make_layer
 
 MODES = ("none", "linear", "nonlinear")
 
@@ -97,30 +98,21 @@ class Projector(keras.Model):
     def _make_layer(
         self, number: int, units: int, last: bool
     ) -> tuple[keras.layers.Dense, BatchNorm | None]:
-        policy = self.dtype_policy
-        if last:
-            policy = "float64" if self.variable_dtype == "float64" else "float32"
         has_norm = self._config["batch_norm"]
         kernel_initializer: Any = keras.initializers.RandomNormal(stddev=0.01)
         if not has_norm:
             kernel_initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-        dense = keras.layers.Dense(
+        norm = "scale" if last else "affine"
+        return make_layer(
+            number,
             units,
             use_bias=not has_norm,
+            norm=norm if has_norm else "none",
             kernel_initializer=kernel_initializer,
-            name=f"dense{number}",
-            dtype=policy,
+            batch_norm_decay=self._config["batch_norm_decay"],
+            global_bn=self._config["global_bn"],
+            policy=last_layer_policy(self.dtype_policy) if last else self.dtype_policy,
         )
-        if not has_norm:
-            return dense, None
-        norm = BatchNorm(
-            momentum=self._config["batch_norm_decay"],
-            center=not last,
-            synchronized=self._config["global_bn"],
-            name=f"norm{number}",
-            dtype=policy,
-        )
-        return dense, norm
 
     def outputs(self, h: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """All layers' outputs: [h, after layer 1, ..., z].
