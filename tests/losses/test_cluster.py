@@ -53,10 +53,8 @@ def test_unknown_images_do_not_count(case, unknown):
     assert (first.numpy()[[0, 2, 4, 6, 8, 10]] == 0).all()
     assert np.abs(first[1]).max() > 0
     assert np.abs(second[0]).max() > 0
-    for changed in (scores[0].copy(),):
-        changed[[0, 2, 4]] = 50
-        same = cluster_cross_entropy([changed, scores[1]], targets)
-        assert float(same) == pytest.approx(value, abs=1e-12)
+    scores[0][[0, 2, 4, 6, 8, 10]] = 50
+    assert float(cluster_cross_entropy(scores, targets)) == pytest.approx(value, abs=1e-12)
 
 
 def test_a_head_that_knows_no_image_contributes_nothing(case, assert_finite):

@@ -51,9 +51,10 @@ def info_nce_logits(
     keys = unit_rows(stored_rows(keys, "keys", like=queries))
     check_same_shape(queries, keys, "queries and keys")
     negatives = stored_rows(negatives, "negatives", like=queries)
+    queries /= temperature  # here and not below: [b, K] is large
     positives = tf.reduce_sum(queries * keys, axis=1, keepdims=True)  # [b, 1]
     others = tf.matmul(queries, negatives, transpose_b=True)  # [b, K]
-    return tf.concat([positives, others], axis=1) / temperature
+    return tf.concat([positives, others], axis=1)
 
 
 def info_nce(
@@ -135,7 +136,7 @@ def in_batch_logits(
         pool = tf.stop_gradient(pool)
     else:
         queries = tf.stop_gradient(queries)
-    logits = tf.matmul(unit_rows(queries), unit_rows(pool), transpose_b=True) / temperature
+    logits = tf.matmul(unit_rows(queries) / temperature, unit_rows(pool), transpose_b=True)
     return logits, tf.cast(first_row, tf.int32) + tf.range(tf.shape(queries)[0])
 
 

@@ -46,7 +46,7 @@ def full_softmax(
     """
     check_positive(temperature, "temperature")
     features, bank, indices = _batch(features, bank, indices)
-    logits = tf.matmul(features, bank, transpose_b=True) / temperature  # [b, n]
+    logits = tf.matmul(features / temperature, bank, transpose_b=True)  # [b, n]
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(indices, logits))
 
 
@@ -143,9 +143,9 @@ def nce(
     if not proximal_weight >= 0:
         raise ValueError(f"proximal_weight must not be negative. Received: {proximal_weight}")
     logits = _sampled_logits(features, bank, indices, negatives, temperature)
-    if tf.is_tensor(log_normalizer):
-        log_normalizer = tf.cast(log_normalizer, logits.dtype)
-    log_p = logits - log_normalizer  # [b, 1 + m], the image itself first
+    is_number = not tf.is_tensor(log_normalizer)
+    log_z = float(log_normalizer) if is_number else tf.cast(log_normalizer, logits.dtype)
+    log_p = logits - log_z  # [b, 1 + m], the image itself first
     drawn = tf.cast(tf.shape(logits)[1] - 1, logits.dtype)
     noise = drawn / tf.cast(tf.shape(bank)[0], logits.dtype)
     excess = log_p - tf.math.log(noise + _EPSILON)
@@ -220,11 +220,12 @@ def _sampled_logits(
     """Scores of each image with its own row and its sampled rows, divided by t, [b, 1 + m]."""
     check_positive(temperature, "temperature")
     features, bank, indices = _batch(features, bank, indices)
+    features /= temperature  # here and not below: n scores per image are many
     negatives = row_numbers(negatives, "negatives", rank=2, like=features)
     rows = tf.concat([indices[:, None], negatives], axis=1)  # [b, 1 + m]
     sizes = (bank.shape[0], rows.shape[1], features.shape[1])
     if None not in sizes and sizes[0] <= sizes[1] * sizes[2]:
         # all n scores of an image take less memory than fetching its m rows of d numbers
         scores = tf.matmul(features, bank, transpose_b=True)
-        return tf.gather(scores, rows, axis=1, batch_dims=1) / temperature
-    return tf.einsum("bd,bmd->bm", features, tf.gather(bank, rows)) / temperature
+        return tf.gather(scores, rows, axis=1, batch_dims=1)
+    return tf.einsum("bd,bmd->bm", features, tf.gather(bank, rows))
