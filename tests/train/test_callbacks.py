@@ -5,8 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfcontrast.data import Source
-from tfcontrast.errors import UserError
-from tfcontrast.train import callbacks, checkpoints
+from tfcontrast.train import callbacks
 
 
 class Clock:
@@ -103,67 +102,28 @@ def test_a_large_bank_is_thinned_evenly(monkeypatch):
     assert callbacks._thin(source, 100) is source
 
 
-@pytest.fixture
-def saver(monkeypatch, tmp_path):
-    """Drives the callback through epochs of 4 steps; records what it writes."""
-    written, logbook = [], {}
+def test_a_measurement_can_be_broken_off_between_batches():
+    seen = []
 
-    def write(folder, arrays, *, step, config, logs):
-        if step in logbook.get("full", ()):
-            raise OSError(28, "No space left on device")
-        written.append(step)
-        logbook[step] = dict(logs)
+    def between(logs):
+        seen.append(dict(logs))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "write_checkpoint", write)
-    monkeypatch.setattr(checkpoints, "prune_checkpoints", lambda folder, keep: None)
-    monkeypatch.setattr(callbacks.state, "full_state", lambda model: {})
-
-    def run(*, every, last, first=0, full=()):
-        logbook["full"] = full
-        callback = callbacks.Checkpoints(tmp_path, {}, every=every, keep=2, last_step=last)
-        model = model_of()
-        model.optimizer.iterations = first
-        callback.set_model(model)
-        step = first
-        while step < last:
-            steps = min(4 - step % 4, last - step)
-            callback.set_params({"steps": steps})
-            callback.on_train_begin()
-            for batch in range(steps):
-                step = step + 1
-                model.optimizer.iterations = step
-                callback.on_train_batch_end(batch, {"loss": tf.constant(0.5)})
-            callback.on_epoch_end(step // 4, {"loss": 0.5, "knn": np.float32(0.25)})
-            callback.on_train_end()
-        return written, logbook
-
-    return run
-
-
-@pytest.mark.parametrize(
-    ("options", "steps"),
-    [
-        ({"every": 4, "last": 8}, [4, 8]),
-        ({"every": 3, "last": 10}, [3, 6, 9, 10]),
-        ({"every": 3, "last": 10, "first": 5}, [6, 9, 10]),
-        ({"every": 100, "last": 6}, [6]),
-        ({"every": 1, "last": 3}, [1, 2, 3]),
-    ],
-)
-def test_checkpoints_come_in_time_and_once(saver, options, steps):
-    written, logbook = saver(**options)
-    assert written == steps
-    for step in steps:
-        ends_an_epoch = step % 4 == 0 or step == options["last"]
-        assert logbook[step] == ({"loss": 0.5, "knn": 0.25} if ends_an_epoch else {})
-
-
-def test_a_full_disk_does_not_end_the_training(saver, caplog):
-    written, _ = saver(every=2, last=8, full=(4, 6))
-    assert written == [2, 8]
-    assert caplog.text.count("training goes on, older checkpoints are untouched") == 2
-
-
-def test_a_full_disk_at_the_end_is_told(saver):
-    with pytest.raises(UserError, match=r"the last checkpoint could not be written to .* free"):
-        saver(every=2, last=8, full=(8,))
+    monitor = callbacks.KnnMonitor(
+        source_of(64, 0), source_of(31, 1), every=1, epochs=5, image_size=4, batch_size=16, k=1,
+        temperature=0.1, between_batches=between,
+    )  # fmt: skip
+    batches = []
+    monitor.set_model(model_of(embed=lambda images: tf.reshape(images, [-1, 48])))
+    monitor._embed = lambda images: batches.append(len(images)) or tf.reshape(images, [-1, 48])
+    monitor._embed.get_concrete_function = None
+    logs = {"loss": 0.5}
+    with pytest.raises(KeyboardInterrupt):
+        monitor.on_epoch_end(0, logs)
+    assert batches == [16, 16]
+    assert seen == [{"loss": 0.5}] * 3
+    assert logs == {"loss": 0.5}
+    monitor.on_epoch_end(0, logs)
+    assert 0 <= logs["monitor_knn_top1"] <= 1
+    assert len(seen) == 3 + 4 + 2
