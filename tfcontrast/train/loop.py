@@ -12,6 +12,7 @@ from tfcontrast import data as data_lib
 from tfcontrast import distribute
 from tfcontrast.augment import ViewRecipe
 from tfcontrast.config import Config
+from tfcontrast.errors import UserError
 from tfcontrast.methods import Method
 from tfcontrast.train import build, checkpoints, interruption, state
 from tfcontrast.train.callbacks import KnnMonitor, Rates
@@ -66,7 +67,8 @@ def train(
     epochs = -(-last // per_epoch)
     # Several workers share the folder: all read, one writes.
     chief = distribute.is_chief(method.distribute_strategy)
-    step, arrays, manifest = _resume(method, folder / "checkpoints", last, chief)
+    with _all_workers(method.distribute_strategy):
+        step, arrays, manifest = _resume(method, folder / "checkpoints", last, chief)
     history, end_due = manifest.get("logs", {}), manifest.get("end_due") is True
     rates = Rates(batch_size)
     recipes = build.make_recipes(config, data.image_size)
@@ -161,7 +163,17 @@ def _resume(
     method: Method, folder: pathlib.Path, last: int, chief: bool
 ) -> tuple[int, dict[str, Any], dict[str, Any]]:
     """Restores the newest whole checkpoint: its step, its arrays, its manifest."""
+    strategy = method.distribute_strategy
+    if not chief:
+        distribute.any_worker(strategy, False)  # waits until the chief has mended
     found = checkpoints.latest_checkpoint(folder, mend=chief)
+    if chief:
+        distribute.any_worker(strategy, False)
+    if _differs(strategy, found[1]["step"] if found else 0):
+        raise UserError(
+            f"the workers see different checkpoints in {folder}; --model_dir must be a folder that "
+            "all machines share"
+        )
     if found is None:
         return 0, {}, {}
     checkpoint, manifest = found
@@ -171,6 +183,15 @@ def _resume(
     if chief:
         say(f"resumed from {checkpoint.name}: {manifest['step']} of {last} steps are done")
     return int(manifest["step"]), arrays, manifest
+
+
+def _differs(strategy: tf.distribute.Strategy, number: int) -> bool:
+    """Whether the workers have different numbers, below 2**40: some bit is set and is not."""
+    bits = [bool(number >> place & 1) for place in range(40)]
+    return any(
+        distribute.any_worker(strategy, bit) and distribute.any_worker(strategy, not bit)
+        for bit in bits
+    )
 
 
 def _saver(
