@@ -5,10 +5,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfcontrast import distribute
 from tfcontrast.methods import METHODS
 from tfcontrast.models import BatchNorm
+from tfcontrast.optim import make_optimizer
 
 SIDE, CLASSES = 8, 4
+# Small rates: five steps do not blow rounding up.
+OPTIMIZERS = {
+    "lars": lambda: make_optimizer("lars", learning_rate=0.02, weight_decay=1e-4, momentum=0.9),
+    "sgd": lambda: make_optimizer("sgd", learning_rate=0.001, weight_decay=1e-4, momentum=0.9),
+}
 
 
 class TinyBackbone(keras.Model):
@@ -39,58 +46,83 @@ def tiny_backbone():
     return TinyBackbone
 
 
+def build_method(
+    name, *, strategy=None, optimizer=None, config=None, classes=CLASSES, seed=1, **options
+):
+    """Builds a method under a strategy; every call with one seed starts from the same weights."""
+    backbone = options.pop("backbone", TinyBackbone)
+    dtype = options.pop("dtype", "float32")
+    compiled = {"jit_compile": False, **options.pop("compile", {})}
+    make = OPTIMIZERS.get(optimizer, optimizer) or (
+        lambda: keras.optimizers.SGD(0.02, momentum=0.9)
+    )
+    keras.utils.set_random_seed(seed)
+    with (strategy or tf.distribute.get_strategy()).scope():
+        method = METHODS[name](backbone(dtype=dtype), config, num_classes=classes, **options)
+        method.compile(optimizer=make(), **compiled)
+        method.prepare(SIDE)
+    return method
+
+
+def global_batch(num_views, size=16, seed=0):
+    """Noisy copies of random images, labels 0 to 3, as arrays."""
+    rng = np.random.default_rng(seed)
+    images = rng.random([size, SIDE, SIDE, 3])
+    views = tuple(
+        np.clip(images + rng.normal(0, 0.1, images.shape), 0, 1).astype(np.float32)
+        for _ in range(num_views)
+    )
+    label = np.arange(size, dtype=np.int64) % CLASSES
+    return {"views": views, "label": label, "index": np.arange(size, dtype=np.int64)}
+
+
+def endless(num_views, size=16, seed=0):
+    """An endless data set of that one global batch."""
+    batch = tf.data.Dataset.from_tensor_slices(global_batch(num_views, size, seed))
+    return batch.batch(size, drop_remainder=True).repeat()
+
+
+def shares(strategy, num_views, size=16):
+    """The same in each process's part, a batch for each of its replicas in turn."""
+
+    def make(context):
+        first, count, replicas = distribute.worker_share(context)
+        rows = size // replicas
+        mine = slice(first * rows, (first + count) * rows)
+        part = tf.nest.map_structure(lambda values: values[mine], global_batch(num_views, size))
+        return tf.data.Dataset.from_tensor_slices(part).batch(rows, drop_remainder=True).repeat()
+
+    return strategy.distribute_datasets_from_function(make)
+
+
+def fit_method(method, steps, *, size=16, callbacks=()):
+    """Fits a method for some steps on that batch; returns the last step's logs."""
+    strategy, views = method.distribute_strategy, method.num_views
+    alone = strategy.num_replicas_in_sync == 1
+    history = method.fit(
+        endless(views, size) if alone else shares(strategy, views, size),
+        epochs=1,
+        steps_per_epoch=steps,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(callbacks),
+    )
+    return {name: values[-1] for name, values in history.history.items()}
+
+
 @pytest.fixture
 def make_method():
-    """Builds a method under a strategy; every call with one seed starts from the same weights."""
-
-    def make(
-        name, *, strategy=None, optimizer=None, config=None, classes=CLASSES, seed=1, **options
-    ):
-        backbone = options.pop("backbone", TinyBackbone)
-        dtype = options.pop("dtype", "float32")
-        compiled = {"jit_compile": False, **options.pop("compile", {})}
-        keras.utils.set_random_seed(seed)
-        with (strategy or tf.distribute.get_strategy()).scope():
-            method = METHODS[name](backbone(dtype=dtype), config, num_classes=classes, **options)
-            make_optimizer = optimizer or (lambda: keras.optimizers.SGD(0.02, momentum=0.9))
-            method.compile(optimizer=make_optimizer(), **compiled)
-            method.prepare(SIDE)
-        return method
-
-    return make
+    """``build_method``; an optimizer is "lars", "sgd" or a function that makes one."""
+    return build_method
 
 
 @pytest.fixture
 def batches():
-    """An endless data set of one global batch: noisy copies of random images, labels 0 to 3."""
-
-    def make(num_views, size=16, seed=0):
-        rng = np.random.default_rng(seed)
-        images = rng.random([size, SIDE, SIDE, 3])
-        views = tuple(
-            np.clip(images + rng.normal(0, 0.1, images.shape), 0, 1).astype(np.float32)
-            for _ in range(num_views)
-        )
-        labels = np.arange(size, dtype=np.int64) % CLASSES
-        batch = {"views": views, "label": labels, "index": np.arange(size, dtype=np.int64)}
-        return tf.data.Dataset.from_tensor_slices(batch).batch(size, drop_remainder=True).repeat()
-
-    return make
+    """``endless``, a function of the number of views."""
+    return endless
 
 
 @pytest.fixture
-def fit(batches):
-    """Fits a method for some steps on that batch; returns the last step's logs."""
-
-    def run(method, steps, *, size=16, callbacks=()):
-        history = method.fit(
-            batches(method.num_views, size),
-            epochs=1,
-            steps_per_epoch=steps,
-            shuffle=False,
-            verbose=0,
-            callbacks=list(callbacks),
-        )
-        return {name: values[-1] for name, values in history.history.items()}
-
-    return run
+def fit():
+    """``fit_method``."""
+    return fit_method

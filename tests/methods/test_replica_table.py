@@ -1,0 +1,121 @@
+"""The same numbers everywhere: {1, 2, 4 replicas; 2 processes} x every method x {LARS, SGD}.
+
+Five steps on one global batch at a small learning rate. Losses, metrics and every tensor of the
+networks agree with one replica to 1e-5 of the value, or of the tensor's largest entry; all state,
+the optimizers' too, is the same on every replica bit for bit.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfcontrast.methods import METHODS
+from tfcontrast.train import state
+
+STEPS = 5
+TABLE = [(name, optimizer) for name in sorted(METHODS) for optimizer in ("lars", "sgd")]
+
+WORKER = """
+import importlib.util, json, sys
+import numpy as np
+from tfcontrast import distribute
+strategy = distribute.make_strategy("multi_worker")  # before TensorFlow is used
+from tfcontrast.train import state
+
+parts, table, steps, folder, number = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("parts", parts)
+parts = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(parts)
+for name, optimizer in json.loads(table):
+    method = parts.build_method(name, strategy=strategy, optimizer=optimizer)
+    logs = parts.fit_method(method, int(steps))
+    values = state.values(state.full_state(method))
+    np.savez(f"{folder}/{name}_{optimizer}_{number}.npz", **values)
+    print(json.dumps(logs))
+"""
+
+
+@pytest.fixture(scope="module")
+def one_replica():
+    """What is known of one replica: (name, optimizer) -> (start, logs, state)."""
+    return {}
+
+
+@pytest.fixture
+def expected(one_replica, make_method, fit):
+    """A function of the method's and the optimizer's name."""
+
+    def run(name, optimizer):
+        if (name, optimizer) not in one_replica:
+            method = make_method(name, optimizer=optimizer)
+            start = copied(method)
+            one_replica[name, optimizer] = start, fit(method, STEPS), copied(method)
+        return one_replica[name, optimizer]
+
+    return run
+
+
+def copied(method):
+    return {name: value.copy() for name, value in state.values(state.full_state(method)).items()}
+
+
+def is_network(name):
+    return not name.startswith(("probe", "optimizer", "metrics"))
+
+
+def assert_agree(expected, logs, found):
+    """Compares with one replica.
+
+    Momentum and the probe, which Adam trains, get 2e-4: where a gradient cancels, only the rounding
+    of its terms is left, and Adam takes whole steps by it.
+    """
+    start, wanted_logs, wanted = expected
+    assert logs == pytest.approx(wanted_logs, rel=1e-5, abs=1e-7)
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        if is_network(name):
+            largest = np.abs(value).max()
+            assert np.any(value != start[name]), f"{name} has not moved"
+            np.testing.assert_allclose(found[name], value, 0, 1e-5 * largest, err_msg=name)
+        else:
+            least = 0.1 if name.startswith("probe") else 1e-3
+            atol = 2e-4 * np.abs(value).max(initial=least)
+            np.testing.assert_allclose(found[name], value, 0, atol, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize(("name", "optimizer"), TABLE)
+def test_replicas_equal_one(expected, make_method, fit, strategy_of, name, optimizer, replicas):
+    one = expected(name, optimizer)
+    method = make_method(name, optimizer=optimizer, strategy=strategy_of(replicas))
+    for key, value in copied(method).items():
+        np.testing.assert_array_equal(value, one[0][key], err_msg=key)
+    assert_agree(one, fit(method, STEPS), copied(method))
+    for key, variable in state.full_state(method).items():
+        copies = [copy.numpy() for copy in variable.value.values]
+        assert len(copies) == replicas
+        for copy in copies[1:]:
+            np.testing.assert_array_equal(copy, copies[0], err_msg=key)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(expected, start_workers, tmp_path):
+    parts = Path(__file__).with_name("conftest.py")
+    workers = start_workers(2, WORKER, parts, json.dumps(TABLE), STEPS, tmp_path, "{worker}")
+    said = []
+    for worker in workers:
+        output, errors = worker.communicate(timeout=1200)
+        assert worker.returncode == 0, errors[-4000:]
+        said.append([json.loads(line) for line in output.splitlines()[-len(TABLE) :]])
+    assert said[0] == said[1]
+    for (name, optimizer), logs in zip(TABLE, said[0], strict=True):
+        first, second = (
+            dict(np.load(tmp_path / f"{name}_{optimizer}_{number}.npz")) for number in (0, 1)
+        )
+        assert_agree(expected(name, optimizer), logs, first)
+        assert first.keys() == second.keys()
+        for key, value in first.items():
+            np.testing.assert_array_equal(second[key], value, err_msg=f"{name} {optimizer} {key}")
