@@ -96,6 +96,11 @@ class Checkpoints(keras.callbacks.Callback):
         self, logs: Mapping[str, Any], *, end_due: bool = False, goes_on: bool = True
     ) -> None:
         try:
+            if not self._folder.parent.is_dir():  # such as a lost mount: not made anew under it
+                raise OSError(
+                    f"the checkpoint of step {self._step} could not be written to {self._folder}: "
+                    "the run's folder is away"
+                )
             with interruption.saving():
                 checkpoint = checkpoints.write_checkpoint(
                     self._folder,
