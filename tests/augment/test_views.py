@@ -197,7 +197,7 @@ def test_amounts_of_the_colour_jitter(monkeypatch, name, strength, ranges):
 def test_blur_widths_are_drawn_per_image(monkeypatch):
     seen = {}
 
-    def record(images, sigmas, mask, kernel_size):
+    def record(images, sigmas, mask, kernel_size, **_):
         seen.update(sigmas=sigmas.numpy(), mask=mask.numpy(), kernel_size=kernel_size)
         return images
 
@@ -260,6 +260,41 @@ def test_affine_turns_shifts_and_zooms_within_range():
     angles = np.degrees(np.arctan2(20 - top, 15))
     assert 29 < angles.max() < 31
     assert -31 < angles.min() < -29
+
+
+def test_grey_first_keeps_the_hues_shift_off_grey_images():
+    # A hue shift changes how bright a colour is: red and blue have other luminances. Before the
+    # jitter the grey value is the image's own, after it that of the shifted colours.
+    options = {"image_size": 8, "jitter_probability": 1.0, "hue": 0.4, "grayscale_probability": 1.0}
+    images = np.broadcast_to(np.float32([0.8, 0.1, 0.1]), (60, 8, 8, 3))
+    first = distort_view(images, seeds_of(60), ViewRecipe(**options, grayscale_first=True)).numpy()
+    after = distort_view(images, seeds_of(60), ViewRecipe(**options)).numpy()
+    own = 0.2989 * 0.8 + 0.587 * 0.1 + 0.114 * 0.1
+    np.testing.assert_allclose(first, own, atol=1e-3)
+    assert np.ptp(after, axis=-1).max() < 1e-6
+    assert np.abs(after - own).max() > 0.15
+    some = {**options, "grayscale_probability": 0.5}
+    chosen = [
+        np.ptp(distort_view(images, seeds_of(60), ViewRecipe(**some, grayscale_first=order)), -1)
+        .max((1, 2)) < 1e-6
+        for order in (False, True)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(*chosen)
+    assert 15 < chosen[0].sum() < 45
+
+
+@pytest.mark.parametrize(("padding", "border"), [("zero", 0.65), ("reflect", 1.0)])
+def test_blurs_border(padding, border):
+    recipe = ViewRecipe(
+        image_size=16,
+        blur_probability=1.0,
+        blur_sigma=(2.0, 2.0),
+        blur_kernel_size=13,
+        blur_padding=padding,
+    )
+    views = distort_view(tf.ones([2, 16, 16, 3]), seeds_of(2), recipe).numpy()
+    np.testing.assert_allclose(views[:, 8, 8], 1.0, atol=1e-5)
+    assert views[0, 8, 0, 0] == pytest.approx(border, abs=0.06)
 
 
 def test_digits_views_keep_their_class():

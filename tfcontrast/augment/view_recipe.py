@@ -8,6 +8,7 @@ _CHOICES = {
     "brightness_mode": ("multiplicative", "additive"),
     "contrast_mean": ("channel", "grey"),
     "saturation_mode": ("hsv", "grey"),
+    "blur_padding": ("zero", "reflect"),
 }
 
 
@@ -39,9 +40,12 @@ class ViewRecipe:
         contrast_mean: "channel" or "grey".
         saturation_mode: "hsv" or "grey".
         grayscale_probability: drop the colour.
+        grayscale_first: before the jitter and not after it: the hue's shift then leaves the greys
+            of such an image alone, instead of changing how bright each colour becomes.
         blur_probability: Gaussian blur.
         blur_sigma: range of its width in pixels, drawn for every image.
         blur_kernel_size: odd number of taps; 0 takes a tenth of the side, made odd.
+        blur_padding: "zero" or "reflect", see `gaussian_blur`.
         solarize_probability: invert the values from 0.5 up.
         erase_probability: fill a square with grey.
         erase_side: range of the square's side as a share of the view's.
@@ -70,9 +74,11 @@ class ViewRecipe:
     contrast_mean: str = "channel"
     saturation_mode: str = "hsv"
     grayscale_probability: float = 0.0
+    grayscale_first: bool = False
     blur_probability: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     blur_kernel_size: int = 0
+    blur_padding: str = "zero"
     solarize_probability: float = 0.0
     erase_probability: float = 0.0
     erase_side: tuple[float, float] = (0.1, 0.3)

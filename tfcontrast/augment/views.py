@@ -88,14 +88,23 @@ def distort_view(images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe) -> tf.
     draws = dict(zip(_DISTORT_DRAWS, tf.unstack(columns, axis=1), strict=True))
     if recipe.rotate_degrees or recipe.translate or recipe.zoom or recipe.shear:
         images = _random_affine(images, draws, recipe)
+    grey = draws["grayscale"] < recipe.grayscale_probability
+    if recipe.grayscale_probability and recipe.grayscale_first:
+        images = to_grayscale(images, grey)
     if recipe.jitter_probability:
         images = _random_jitter(images, seeds, draws, recipe)
-    if recipe.grayscale_probability:
-        images = to_grayscale(images, draws["grayscale"] < recipe.grayscale_probability)
+    if recipe.grayscale_probability and not recipe.grayscale_first:
+        images = to_grayscale(images, grey)
     if recipe.blur_probability:
         sigmas = _between(draws["sigma"], *recipe.blur_sigma)
         kernel_size = recipe.blur_kernel_size or kernel_size_for(recipe.image_size)
-        images = gaussian_blur(images, sigmas, draws["blur"] < recipe.blur_probability, kernel_size)
+        images = gaussian_blur(
+            images,
+            sigmas,
+            draws["blur"] < recipe.blur_probability,
+            kernel_size,
+            padding=recipe.blur_padding,
+        )
     if recipe.solarize_probability:
         images = solarize(images, draws["solarize"] < recipe.solarize_probability)
     if recipe.erase_probability:
