@@ -178,8 +178,10 @@ class Method(keras.Model, abc.ABC):
     def _track(self, losses: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Moves the running means by the global batch's values, in one small collective."""
         local = tf.stack([tf.cast(losses[name], tf.float32) for name in self._trackers])
-        means = tf.unstack(distribute.all_sum(local) / distribute.num_replicas())
-        for tracker, value in zip(self._trackers.values(), means, strict=True):
+        means = distribute.all_sum(local) / distribute.num_replicas()
+        # Without a finite loss an accuracy is still a number, but of nothing.
+        means = tf.where(tf.math.is_finite(means[0]), means, float("nan"))
+        for tracker, value in zip(self._trackers.values(), tf.unstack(means), strict=True):
             tracker.update_state(value)
         return {name: tracker.result() for name, tracker in self._trackers.items()}
 
