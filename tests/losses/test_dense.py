@@ -65,8 +65,15 @@ def test_only_the_query_grid_learns(maps):
     gradients = tape.gradient(value, tensors)
     assert gradients[0] is gradients[1] is gradients[3] is None
     assert np.abs(gradients[2]).max() > 1e-3
-    queries, keys = dense_rows(*tensors[2:], match_locations(*tensors[:2]))
-    assert queries.dtype == keys.dtype == tf.float64
+
+
+def test_dense_keys_are_constants(maps):
+    query_grid, key_grid = (tf.constant(x) for x in maps[2:])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([query_grid, key_grid])
+        queries, keys = dense_rows(query_grid, key_grid, np.zeros([2, 5], int))
+    assert tape.gradient(keys, key_grid) is None
+    np.testing.assert_array_equal(tape.gradient(queries, query_grid), np.ones([2, 5, 3]))
 
 
 @pytest.mark.parametrize("locations", [1, 4])
