@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfcontrast.distribute import replica_id
 from tfcontrast.models.vit_block import INITIALIZATIONS, TransformerBlock, exact_dtype, layer_norm
 from tfcontrast.models.vit_drop_path import drop_path_factors
-from tfcontrast.models.vit_embedding import POSITIONS, PatchEmbedding
+from tfcontrast.models.vit_embedding import POSITIONS, PatchEmbedding, grid_sides
 
 # width, depth, heads; small has 12 heads in MoCo v3.
 SIZES: dict[str, tuple[int, int, int]] = {
@@ -145,10 +145,19 @@ class VisionTransformer(keras.Model):
             raise ValueError(
                 f"last_group must be between -1 and {self.depth}. Received: {last_group}"
             )
-        for layer in [self.embedding, *self.blocks][: last_group + 1]:
+        groups: list[keras.Layer] = [self.embedding, *self.blocks]
+        for layer in groups[: last_group + 1]:
             layer.trainable = False
         if last_group == self.depth:
             self.norm.trainable = False
+
+    def check_image_size(self, image_size: int) -> None:
+        """Refuses a side that images cannot have, before they come: that of local views, say.
+
+        Raises:
+            UserError: it is not a multiple of the patch size.
+        """
+        grid_sides(image_size, self._config["patch_size"])
 
     def endpoints(
         self,
