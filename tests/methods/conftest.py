@@ -14,7 +14,7 @@ SIDE, CLASSES = 8, 4
 # Small rates: five steps do not blow rounding up.
 OPTIMIZERS = {
     "lars": lambda: make_optimizer("lars", learning_rate=0.02, weight_decay=1e-4, momentum=0.9),
-    "sgd": lambda: make_optimizer("sgd", learning_rate=0.001, weight_decay=1e-4, momentum=0.9),
+    "sgd": lambda: make_optimizer("sgd", learning_rate=0.0001, weight_decay=1e-4, momentum=0.9),
 }
 
 
