@@ -49,6 +49,14 @@ def test_the_crop_area_must_not_be_empty(low, high):
         Config(augment=augment).validate()
 
 
+def test_one_way_of_clipping():
+    for options in ({"clip_norm": 1.0}, {"clip_tensor_norm": 1.0}):
+        Config(optim=config_lib.OptimConfig(**options)).validate()
+    both = config_lib.OptimConfig(clip_norm=1.5, clip_tensor_norm=2.0)
+    with pytest.raises(UserError, match=r"--clip_norm and --clip_tensor_norm .*: 1.5 and 2$"):
+        Config(optim=both).validate()
+
+
 def test_validate_reaches_every_group_and_the_method():
     for group, cls in GROUPS.items():
         field = (

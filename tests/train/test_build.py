@@ -215,6 +215,15 @@ def test_what_is_not_decayed(tiny_config, options, excluded):
     assert optimizer.decay == 0.5
 
 
+@pytest.mark.parametrize("option", ["clip_norm", "clip_tensor_norm"])
+def test_what_is_clipped(tiny_config, option):
+    clipped = {"clip_norm": None, "clip_tensor_norm": None}
+    for value in (0.0, 0.5):
+        optimizer = build.make_run_optimizer(tiny_config(**{option: value}), 10)
+        found = {name: getattr(optimizer, name) for name in clipped}
+        assert found == {**clipped, option: value or None}
+
+
 def test_the_length_of_a_run(tiny_config):
     assert build.total_steps(tiny_config(train_steps=0, train_epochs=3), 7) == 21
     assert build.total_steps(tiny_config(train_steps=5, train_epochs=3), 7) == 5

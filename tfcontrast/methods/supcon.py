@@ -108,8 +108,8 @@ class SupCon(Method):
     def stuck_loss(self, batch_size: int) -> float | None:
         """The loss when every embedding is as near as any other: log(2B - 1), scaled."""
         config = self.config
-        if config.denominator != "all":  # depends on the labels of the batch
-            return None
+        if config.denominator != "all" or config.positives_cap >= 0:
+            return None  # how many candidates there are depends on the batch's labels
         scales = {"none": 1.0, "temperature": config.temperature, "base": config.temperature / 0.07}
         return scales[config.loss_temperature_scale] * math.log(2 * batch_size - 1)
 
