@@ -1,3 +1,4 @@
+import json
 import logging
 import shutil
 
@@ -229,3 +230,56 @@ def test_only_the_chief_tells(poisoned, trainer, strategy_of, caplog, monkeypatc
         _, result = trainer(tmp_path, strategy_of(1))
     assert not caplog.messages
     assert result["skipped_steps"] == expected["skipped_steps"]
+
+
+WORKER = """
+import json, pathlib, sys
+import numpy as np
+from tfcontrast import distribute
+strategy = distribute.make_strategy("multi_worker")  # before TensorFlow is used
+import tensorflow as tf
+from tfcontrast import data as data_lib
+from tfcontrast.train import build, loop, state
+from tfcontrast.train.options import make_config
+plain = data_lib.train_dataset
+
+def train_dataset(*args, start_step=0, share, **options):
+    def spoil(place, batch):
+        bad = (share[0] == 1) & (start_step + place >= 6) & (start_step + place < 8)
+        worth = tf.where(bad, float("nan"), 1.0)
+        return {**batch, "views": tuple(view * worth for view in batch["views"])}
+    batches = plain(
+        *args, start_step=start_step, share=share, **{**options, "jit_compile": False}
+    )
+    return batches.enumerate().map(spoil)
+
+data_lib.train_dataset = train_dataset
+config = make_config(json.loads(sys.argv[1]))
+data = build.open_data(config)
+with strategy.scope():
+    method = build.build_method(config, data)
+result = loop.train(method, config, data, pathlib.Path(sys.argv[2]))
+np.savez(sys.argv[3], **state.values(state.full_state(method)))
+print(result["skipped_steps"])
+"""
+
+
+@pytest.mark.slow
+def test_two_workers_go_back_to_the_same_checkpoint(tiny_config, start_workers, tmp_path):
+    options = {**OPTIONS, "train_steps": 9, "checkpoint_steps": 2, "keep_checkpoint_max": 2}
+    files = (tmp_path / "run", tmp_path / "worker{worker}.npz")
+    (tmp_path / "run").mkdir()
+    workers = start_workers(2, WORKER, json.dumps(tiny_config(**options).to_dict()), *files)
+    outputs = [worker.communicate(timeout=900) for worker in workers]
+    for worker, (said, errors) in zip(workers, outputs, strict=True):
+        assert worker.returncode == 0, errors[-4000:]
+        assert said.splitlines()[-1] == "2"
+    assert "the steps 7 to 8 had no finite gradient" in outputs[0][1]
+    assert "go back to step_00000004; data" in outputs[0][1]
+    assert "gradient" not in outputs[1][1]
+    first, second = (dict(np.load(tmp_path / f"worker{index}.npz")) for index in (0, 1))
+    assert not differing(first, second)
+    assert not differing(first, arrays_at(tmp_path / "run", 9))
+    assert all(np.isfinite(value).all() for value in first.values())
+    # what was saved at step 8, after the rollback, is step 4 with another step and other counts
+    assert not (tmp_path / "run/checkpoints/step_00000004").exists()

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfcontrast import distribute
 from tfcontrast.errors import UserError
 from tfcontrast.train import checkpoints, state
+from tfcontrast.train.manifest import read_manifest
 
 _ADVICE = (
     "lower --learning_rate, lengthen --warmup_epochs, set --clip_norm, use --precision=float32, or "
@@ -96,9 +97,11 @@ class BadSteps(keras.callbacks.Callback):
     def _read(self, *, after: int, before: int) -> tuple[str, dict[str, np.ndarray]] | None:
         """The newest whole checkpoint of a step between, exclusively: its name and its arrays."""
         for checkpoint in reversed(checkpoints.list_checkpoints(self._folder)):
+            if not after < int(checkpoint.name.removeprefix("step_")) < before:
+                continue
             try:
-                if after < checkpoints.read_manifest(checkpoint)["step"] < before:
-                    return checkpoint.name, checkpoints.read_arrays(checkpoint)
+                read_manifest(checkpoint)  # looks for damage, and for another step than the name's
+                return checkpoint.name, checkpoints.read_arrays(checkpoint)
             except UserError as error:
                 self._tell(f"{error}; an older one is used")
         return None
