@@ -16,7 +16,7 @@ from tfcontrast.errors import UserError
 from tfcontrast.methods import Method
 from tfcontrast.train import build, checkpoints, interruption, state
 from tfcontrast.train.callbacks import KnnMonitor, Rates
-from tfcontrast.train.console import plain, say
+from tfcontrast.train.console import say
 from tfcontrast.train.divergence import BadSteps
 from tfcontrast.train.health import Health
 from tfcontrast.train.progress import Progress
@@ -154,8 +154,7 @@ def _all_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if distribute.num_workers(strategy) == 1:
             raise
         raise interruption.Interrupted(
-            f"a worker was lost ({plain(error.message)[:120]}); restart all workers with the same "
-            "command"
+            f"a worker was lost ({type(error).__name__}); restart all workers with the same command"
         ) from error
 
 
