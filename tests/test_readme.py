@@ -1,4 +1,4 @@
-"""The README is true: its links lead somewhere, its commands parse, its Python runs."""
+"""The README is true: its commands parse, its Python runs; ``test_docs`` follows its links."""
 
 import pathlib
 import re
@@ -12,7 +12,6 @@ import tensorflow as tf
 from tfcontrast import flags
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), ROOT / "flags" / "README.md"])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -24,18 +23,6 @@ def _commands():
     lines = [line for block in _blocks("bash") for line in block.splitlines()]
     runs = [line.split("-m tfcontrast.run", 1)[1] for line in lines if "-m tfcontrast.run" in line]
     return [shlex.split(run) for run in runs]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(page):
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    targets = re.findall(r"\]\(([^)#\s]+)\)", text)
-    missing = [
-        target
-        for target in targets
-        if not target.startswith("http") and not (page.parent / target).exists()
-    ]
-    assert not missing
 
 
 def test_every_command_parses_or_only_misses_its_checkpoint(monkeypatch):
