@@ -217,11 +217,12 @@ def test_what_is_not_decayed(tiny_config, options, excluded):
 
 @pytest.mark.parametrize("option", ["clip_norm", "clip_tensor_norm"])
 def test_what_is_clipped(tiny_config, option):
-    clipped = {"clip_norm": None, "clip_tensor_norm": None}
+    neither = {"clip_norm": 0.0, "clip_tensor_norm": 0.0}
     for value in (0.0, 0.5):
-        optimizer = build.make_run_optimizer(tiny_config(**{option: value}), 10)
-        found = {name: getattr(optimizer, name) for name in clipped}
-        assert found == {**clipped, option: value or None}
+        config = tiny_config(**{**neither, option: value})
+        optimizer = build.make_run_optimizer(config, 10)
+        found = {name: getattr(optimizer, name) for name in neither}
+        assert found == {**dict.fromkeys(neither), option: value or None}
 
 
 def test_the_length_of_a_run(tiny_config):

@@ -10,9 +10,9 @@ from tfcontrast import data as data_lib
 from tfcontrast.errors import UserError
 from tfcontrast.train import checkpoints, loop, state
 
-STEPS = 12
-# Twelve steps of five an epoch, every one saved, two bad ones in a row are too many.
-OPTIONS = {"max_bad_steps": 2, "monitor_epochs": 0, "summary_steps": 0}
+STEPS = 10
+# Two epochs of five steps, every one saved, two bad ones in a row are too many.
+OPTIONS = {"train_steps": STEPS, "max_bad_steps": 2, "monitor_epochs": 0, "summary_steps": 0}
 
 
 @pytest.fixture
@@ -83,6 +83,7 @@ def of_the_network(names):
     return {name for name in names if not name.startswith("metrics/")}
 
 
+@pytest.mark.slow
 def test_one_bad_step_is_told_and_counted(poisoned, trainer, strategy_of, caplog, tmp_path):
     poisoned(4)
     method, result = trainer(tmp_path, strategy_of(1))
@@ -105,6 +106,7 @@ def test_a_whole_run_says_nothing(trainer, strategy_of, caplog, tmp_path):
     assert "skipped_steps" not in result["last_epoch"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_several_in_a_row_go_back_and_the_data_goes_on(
     poisoned, trainer, strategy_of, caplog, tmp_path, replicas
@@ -145,8 +147,8 @@ def test_several_in_a_row_go_back_and_the_data_goes_on(
             np.testing.assert_array_equal(copy, held[0])
 
 
-# before the bad steps, between them, right after the rollback, later
-@pytest.mark.parametrize("step", [6, 7, 8, 10])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [7, 8])  # between the bad steps, right after the rollback
 def test_a_run_resumed_around_a_rollback_is_the_uninterrupted_one(
     poisoned, trainer, strategy_of, tmp_path, step
 ):
@@ -161,6 +163,7 @@ def test_a_run_resumed_around_a_rollback_is_the_uninterrupted_one(
     assert result["skipped_steps"] == 2
 
 
+@pytest.mark.slow
 def test_the_same_again_ends_the_run(poisoned, trainer, strategy_of, tmp_path):
     poisoned(6, 7, 9, 10)
     with pytest.raises(UserError) as info:
@@ -178,10 +181,11 @@ def test_the_same_again_ends_the_run(poisoned, trainer, strategy_of, tmp_path):
         trainer(tmp_path, strategy_of(1))
 
 
+@pytest.mark.slow
 def test_progress_in_between_allows_another_rollback(
     poisoned, trainer, strategy_of, caplog, tmp_path
 ):
-    poisoned(5, 6, 10, 11)
+    poisoned(4, 5, 9, 10)
     trainer(tmp_path, strategy_of(1))
     told = [text for text in caplog.messages if "go back" in text]
     assert [text.split("go back to ")[1][:13] for text in told] == [
@@ -196,6 +200,7 @@ def test_without_a_checkpoint_the_run_ends(poisoned, trainer, strategy_of, tmp_p
         trainer(tmp_path, strategy_of(1))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(poisoned, trainer, strategy_of, caplog, tmp_path):
     poisoned(7, 8)
     trainer(tmp_path, strategy_of(1))
@@ -219,6 +224,7 @@ def test_a_damaged_checkpoint_is_passed_over(poisoned, trainer, strategy_of, cap
     assert "go back to step_00000004; data" in caplog.text
 
 
+@pytest.mark.slow
 def test_only_the_chief_tells(poisoned, trainer, strategy_of, caplog, monkeypatch, tmp_path):
     poisoned(7, 8)
     _, expected = trainer(tmp_path, strategy_of(1))

@@ -78,9 +78,7 @@ def train(
         saver = _saver(config, data, folder, per_epoch, last) if writes else None
         stopper = Stopper(saver, last_step=last)
         callbacks = [rates, *_monitor(config, data, epochs, stopper)]
-        callbacks.append(
-            BadSteps(folder / "checkpoints", most=config.train.max_bad_steps, chief=chief)
-        )
+        callbacks.append(_bad_steps(config, folder, chief))
         if saver is not None:
             board = TensorBoard(folder, every=config.train.summary_steps)
             progress = Progress(
@@ -277,3 +275,7 @@ def _health(config: Config, data: build.RunData) -> Health:
         held_out=data.held_out.num_examples if data.held_out else 0,
         warmup_epochs=config.optim.warmup_epochs,
     )
+
+
+def _bad_steps(config: Config, folder: pathlib.Path, chief: bool) -> BadSteps:
+    return BadSteps(folder / "checkpoints", most=config.train.max_bad_steps, chief=chief)
