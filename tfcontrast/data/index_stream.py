@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from tfcontrast.errors import UserError
 
+_FOREVER = 2**62
+
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Full batches in one pass, N // B; the rest of each pass is left out of that pass.
@@ -30,6 +32,7 @@ def index_stream(
     seed: int,
     start_step: int = 0,
     share: tuple[int, int, int] = (0, 1, 1),
+    steps: tf.data.Dataset | None = None,
 ) -> tf.data.Dataset:
     """The infinite stream of batches of indices; from step k on it is the tail of the one from 0.
 
@@ -44,6 +47,7 @@ def index_stream(
         start_step: number of the first step, >= 0.
         share: (first replica, replicas, all replicas): only the rows of these consecutive
             replicas, of which each has B / all.
+        steps: the numbers of the steps instead of all from `start_step` on.
 
     Returns:
         Dataset of (counters, indices), both int64 [rows]: counters step * B + row number the
@@ -61,7 +65,7 @@ def index_stream(
             "share must be (first replica, replicas, all replicas), and the batch a multiple of "
             f"all. Received: share={share}, batch_size={batch_size}"
         )
-    steps = steps_per_epoch(num_examples, batch_size)
+    per_epoch = steps_per_epoch(num_examples, batch_size)
     each = batch_size // everyone
     low_bits = (seed + 2**63) % 2**64 - 2**63
 
@@ -73,12 +77,14 @@ def index_stream(
         )
 
     def rows_of(state: tuple[tf.Tensor, tf.Tensor], step: tf.Tensor) -> Any:
-        epoch = step // steps
+        epoch = step // per_epoch
         order = tf.cond(state[0] == epoch, lambda: state[1], lambda: permutation(epoch))
         rows = first * each + tf.range(count * each, dtype=tf.int64)
-        indices = tf.gather(order, step % steps * batch_size + rows)
+        indices = tf.gather(order, step % per_epoch * batch_size + rows)
         return (epoch, order), (step * batch_size + rows, indices)
 
-    # One element a step before the order is drawn, so that steps can be dealt to many readers.
+    if steps is None:
+        # A range and not a counter, since a service deals out the elements of what has an end.
+        steps = tf.data.Dataset.range(start_step, _FOREVER).repeat()
     none_yet = (tf.constant(-1, tf.int64), tf.zeros([num_examples], tf.int64))
-    return tf.data.Dataset.counter(start=start_step, dtype=tf.int64).scan(none_yet, rows_of)
+    return steps.scan(none_yet, rows_of)

@@ -71,24 +71,32 @@ def train_dataset(
     recipes = tuple(recipes)
     if not recipes:
         raise ValueError("recipes must hold one recipe for each view. Received: ()")
-    stream = index_stream(
-        source.num_examples, batch_size, seed=seed, start_step=start_step, share=share
-    )
     rows = batch_size // share[2] * share[1]
-    calls = num_parallel_calls or cores()
-    if source.image_shape is not None:
-        batches = _image_batches(stream, source, rows, calls)
-        make = _view_maker(recipes, seed, jit_compile)
-    else:
-        batches = _crop_batches(stream, source, recipes, rows, seed, calls)
-        make = _distorter(recipes, seed, jit_compile)
+    cropped = source.image_shape is None
+    make = (_distorter if cropped else _view_maker)(recipes, seed, jit_compile)
 
     def finish(batch: dict[str, Any]) -> dict[str, Any]:
         return {**batch, "images": make(batch["images"], batch["counter"])}
 
-    # A compiled batch already uses several cores, and training wants some.
-    calls = num_parallel_calls or max(2, cores() // 4)
-    dataset = batches.map(finish, num_parallel_calls=calls, deterministic=True)
+    def batches_of(steps: tf.data.Dataset | None) -> tf.data.Dataset:
+        stream = index_stream(
+            source.num_examples,
+            batch_size,
+            seed=seed,
+            start_step=start_step,
+            share=share,
+            steps=steps,
+        )
+        calls = num_parallel_calls or cores()
+        if cropped:
+            batches = _crop_batches(stream, source, recipes, rows, seed, calls)
+        else:
+            batches = _image_batches(stream, source, rows, calls)
+        # A compiled batch already uses several cores, and training wants some.
+        calls = num_parallel_calls or max(2, cores() // 4)
+        return batches.map(finish, num_parallel_calls=calls, deterministic=True)
+
+    dataset = batches_of(None)
     if service:
         dataset = serve(
             dataset.with_options(ordered_options()),
@@ -96,6 +104,7 @@ def train_dataset(
             service,
             number=lambda batch: batch["counter"][0] // batch_size,
             start=start_step,
+            make=lambda step: batches_of(tf.data.Dataset.from_tensors(step)),
         )
     report = make_reporter(source)
 

@@ -1,7 +1,8 @@
 """`--data_service`: other machines prepare the batches; their order stays what it is.
 
 The workers of a tf.data service take the steps of a run as they are free, each step once, so that
-batches arrive nearly in order. Here they wait for each other in a bounded buffer.
+batches arrive nearly in order. Here they wait for each other in a bounded buffer, and a batch that
+is too late, or is lost with its worker, is made here.
 """
 
 import logging
@@ -10,10 +11,9 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from tfcontrast.data.bad_images import first_line, verdict
+from tfcontrast.data.bad_images import first_line
 from tfcontrast.data.source import Source
 from tfcontrast.errors import UserError
 
@@ -30,6 +30,7 @@ def serve(
     *,
     number: Callable[[Any], tf.Tensor],
     start: int,
+    make: Callable[[tf.Tensor], tf.data.Dataset],
 ) -> tf.data.Dataset:
     """Lets a tf.data service make a dataset's elements, and puts them in order.
 
@@ -41,10 +42,10 @@ def serve(
         address: `grpc://host:port` of the service's dispatcher.
         number: the step of an element, an int64 scalar.
         start: the first step.
+        make: makes the element of a step in this process, as a data set of one.
 
     Returns:
-        The same elements in the order of their steps. When one is lost with its worker, reading
-        fails: a run goes on from its last checkpoint.
+        The same elements in the order of their steps.
 
     Raises:
         UserError: the address does not answer, or only this process can read the source.
@@ -70,7 +71,7 @@ def serve(
             f"--data_service={address} does not take the data set: {first_line(error)}"
         ) from error
     _LOG.info("batches are prepared by the service at %s", address)
-    return in_order(served, number, start=start)
+    return in_order(served, number, start=start, make=make)
 
 
 def _check_address(address: str) -> None:
@@ -92,85 +93,100 @@ def in_order(
     number: Callable[[Any], tf.Tensor],
     *,
     start: int,
+    make: Callable[[tf.Tensor], tf.data.Dataset],
     ahead: int = _AHEAD,
 ) -> tf.data.Dataset:
-    """Sorts elements that arrive nearly in order.
+    """Sorts elements that arrive nearly in order, and makes up for the missing.
 
     Args:
-        dataset: elements with static shapes whose numbers are start, start + 1, ...
+        dataset: elements with static shapes whose numbers are start, start + 1, ... in some order.
         number: the number of an element, an int64 scalar.
         start: the first number.
-        ahead: elements that wait at most; when the one that is due is later than that, it is lost,
-            and reading fails.
+        make: makes the element of a number, as a data set of one.
+        ahead: elements that wait at most. When one arrives that is `ahead` numbers later than the
+            one that is due, the latter is made here, and left out should it still come.
+
+    Returns:
+        Every element once, in the order of the numbers.
     """
     spec = dataset.element_spec
     specs = tf.nest.flatten(spec)
-    empty = [
+    # Tuples: tf.data would make a tensor of a list.
+    empty = tuple(
         tf.raw_ops.TensorListReserve(
             element_shape=tf.constant(-1), num_elements=ahead, element_dtype=each.dtype
         )
         for each in specs
-    ]
-
-    def lost(due: np.int64) -> np.bool_:
-        raise verdict(
-            f"--data_service: the batch of step {due} did not arrive, a worker of the service was "
-            "lost with it; the same command resumes from the last checkpoint"
-        )
+    )
+    slots = tf.range(ahead, dtype=tf.int64)
 
     def arrive(state: Any, element: Any) -> Any:
         due, here, kept = state
         place = number(element)
-        near = tf.logical_and(place >= due, place < due + ahead)
-        checked = tf.cond(
-            near,
-            lambda: tf.constant(True),
-            lambda: tf.ensure_shape(tf.numpy_function(lost, [due], tf.bool), []),
-        )
-        with tf.control_dependencies([checked]):
-            slot = tf.cast(place % ahead, tf.int32)
-        kept = [
-            tf.raw_ops.TensorListSetItem(input_handle=each, index=slot, item=part)
+        slot = tf.cast(place % ahead, tf.int32)
+        in_time = place >= due
+        # A slot is free for its new owner only after the old one has left, so what must leave is
+        # counted first: what is at the front, and what is too late to be waited for.
+        overdue = tf.maximum(place - ahead + 1 - due, 0)
+        kept_before, here_before = kept, here
+        here = tf.logical_and(here, (slots - due) % ahead >= overdue)
+        here = tf.logical_or(here, tf.logical_and(in_time, slots == place % ahead))
+        front = tf.roll(here, -tf.cast((due + overdue) % ahead, tf.int32), 0)
+        ready = overdue + tf.reduce_sum(tf.math.cumprod(tf.cast(front, tf.int64)))
+        kept = tuple(
+            tf.cond(in_time, lambda h=each, p=part: _put(h, slot, p), lambda h=each: h)
             for each, part in zip(kept, tf.nest.flatten(element), strict=True)
-        ]
-        here = tf.logical_or(here, tf.range(ahead) == slot)
-        turned = tf.roll(here, -tf.cast(due % ahead, tf.int32), 0)
-        ready = tf.reduce_sum(tf.math.cumprod(tf.cast(turned, tf.int64)))
-        gone = (tf.range(ahead, dtype=tf.int64) - due) % ahead < ready
-        left = [_without(each, gone, part.dtype) for each, part in zip(kept, specs, strict=True)]
-        return (due + ready, tf.logical_and(here, ~gone), left), (due, ready, kept)
+        )
+        gone = (slots - due - overdue) % ahead < ready - overdue
+        left = tuple(_clear(each, gone, part.dtype) for each, part in zip(kept, specs, strict=True))
+        leaving = (due, overdue, here_before, kept_before), (due + overdue, ready - overdue, kept)
+        return (due + ready, tf.logical_and(here, ~gone), left), leaving
 
-    def depart(due: tf.Tensor, ready: tf.Tensor, kept: Any) -> tf.data.Dataset:
-        def element(place: tf.Tensor) -> Any:
-            slot = tf.cast(place % ahead, tf.int32)
-            parts = [
-                tf.raw_ops.TensorListGetItem(
-                    input_handle=each,
-                    index=slot,
-                    element_shape=tf.constant(part.shape.as_list(), tf.int32),
-                    element_dtype=part.dtype,
-                )
-                for each, part in zip(kept, specs, strict=True)
-            ]
-            return tf.nest.pack_sequence_as(
-                spec,
-                [tf.ensure_shape(p, s.shape) for p, s in zip(parts, specs, strict=True)],
-            )
+    def take(kept: Any, place: tf.Tensor) -> Any:
+        slot = tf.cast(place % ahead, tf.int32)
+        parts = [_get(each, slot, part) for each, part in zip(kept, specs, strict=True)]
+        return tf.nest.pack_sequence_as(spec, parts)
 
-        return tf.data.Dataset.range(due, due + ready).map(element)
+    def depart(overdue: Any, front: Any) -> tf.data.Dataset:
+        first, late, here, kept = overdue
+
+        def waited_for(place: tf.Tensor) -> tf.data.Dataset:
+            def is_here(n: tf.Tensor) -> tf.Tensor:
+                return tf.logical_and(here[n % ahead], n < first + ahead)
+
+            places = tf.data.Dataset.from_tensors(place)
+            there = places.filter(is_here).map(lambda n: take(kept, n))
+            return there.concatenate(places.filter(lambda n: ~is_here(n)).flat_map(make))
+
+        due, count, ready = front
+        at_front = tf.data.Dataset.range(due, due + count).map(lambda n: take(ready, n))
+        return tf.data.Dataset.range(first, first + late).flat_map(waited_for).concatenate(at_front)
 
     state = (tf.constant(start, tf.int64), tf.zeros([ahead], tf.bool), empty)
     return dataset.scan(state, arrive).flat_map(depart)
 
 
-def _without(kept: tf.Tensor, gone: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+def _put(kept: tf.Tensor, slot: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+    return tf.raw_ops.TensorListSetItem(input_handle=kept, index=slot, item=part)
+
+
+def _get(kept: tf.Tensor, slot: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    part = tf.raw_ops.TensorListGetItem(
+        input_handle=kept,
+        index=slot,
+        element_shape=tf.constant(spec.shape.as_list(), tf.int32),
+        element_dtype=spec.dtype,
+    )
+    return tf.ensure_shape(part, spec.shape)
+
+
+def _clear(kept: tf.Tensor, gone: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Lets go of the elements that have left, lest they stay in memory until they are replaced."""
     slots = tf.cast(tf.where(gone)[:, 0], tf.int32)
     nothing = tf.zeros([0], dtype)
-
-    def clear(i: tf.Tensor, handle: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        cleared = tf.raw_ops.TensorListSetItem(input_handle=handle, index=slots[i], item=nothing)
-        return i + 1, cleared
-
-    _, left = tf.while_loop(lambda i, _: i < tf.size(slots), clear, (0, kept))
+    _, left = tf.while_loop(
+        lambda i, _: i < tf.size(slots),
+        lambda i, handle: (i + 1, _put(handle, slots[i], nothing)),
+        (0, kept),
+    )
     return left
