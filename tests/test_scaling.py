@@ -158,6 +158,7 @@ def test_a_step_exchanges_what_the_page_says(name):
     check(method, strategy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_replicas_and_precision_change_no_byte(name):
     half = functools.partial(OneLayer, dtype="mixed_bfloat16")
