@@ -1,4 +1,3 @@
-import json
 import pathlib
 import resource
 import shutil
@@ -182,9 +181,8 @@ def test_all_damaged_is_none(tmp_path):
 def test_arrays_that_tensorflow_cannot_read(tmp_path):
     written = write(tmp_path, 1)
     DAMAGES["index bit"](written)
-    with pytest.raises(UserError, match="step_00000001 cannot be read") as caught:
+    with pytest.raises(UserError, match=r"step_00000001 cannot be read[^\n]*$"):
         checkpoints.read_arrays(written)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):
@@ -203,13 +201,37 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
 
 
 def test_pruning_keeps_the_newest_and_sweeps_leftovers(tmp_path):
-    for step in (100_000, 3, 20, 1):
+    for step in (100_000_000, 3, 99_999_999, 1):  # nine digits are after eight
         write(tmp_path, step)
     (tmp_path / ".step_00000007.123.tmp").mkdir()
     (tmp_path / "step_00000002.damaged").mkdir()
     (tmp_path / "notes").write_text("mine")
     checkpoints.prune_checkpoints(tmp_path, 2)
-    assert names(tmp_path) == ["notes", "step_00000002.damaged", "step_00000020", "step_00100000"]
+    assert names(tmp_path) == [
+        "notes", "step_00000002.damaged", "step_100000000", "step_99999999",
+    ]  # fmt: skip
+
+
+def test_pruning_keeps_multiples_for_good(tmp_path):
+    for step in (2, 3, 4, 6, 8, 9, 10):
+        write(tmp_path, step)
+    checkpoints.prune_checkpoints(tmp_path, 2, every=4)
+    assert names(tmp_path) == [f"step_{step:08d}" for step in (4, 8, 9, 10)]
+
+
+def test_the_owner_sweeps_what_a_death_left_and_a_reader_does_not(tmp_path):
+    write(tmp_path, 1)
+    (tmp_path / ".step_00000002.123.tmp" / "variables").mkdir(parents=True)
+    assert checkpoints.latest_checkpoint(tmp_path)[1]["step"] == 1
+    assert len(names(tmp_path)) == 2
+    assert checkpoints.latest_checkpoint(tmp_path, mend=True)[1]["step"] == 1
+    assert names(tmp_path) == ["step_00000001"]
+
+
+@pytest.mark.parametrize("due", [False, True])
+def test_an_epochs_end_that_is_due_is_marked(tmp_path, due):
+    _, manifest = checkpoints.find_checkpoint(str(write(tmp_path, 1, end_due=due)))
+    assert manifest.get("end_due") is (True if due else None)
 
 
 def test_finding_what_the_flag_names(tmp_path):
@@ -224,6 +246,8 @@ def test_finding_what_the_flag_names(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             checkpoints.find_checkpoint(str(path))
+    with pytest.raises(UserError, match=f"^--model_dir: {tmp_path}/absent does not exist"):
+        checkpoints.find_checkpoint(str(tmp_path / "absent"), flag="--model_dir")
 
 
 def variables():
@@ -265,12 +289,12 @@ def test_what_does_not_fit_is_an_error_and_assigns_nothing(held, options, messag
 def test_what_may_be_missing_stays():
     state = variables()
     held = {"backbone/kernel": FULL["backbone/kernel"]}
-    missing = checkpoints.restore(state, held, source="c", allow_missing="projector, probe/")
-    assert missing == ["probe/bias"]
+    allowed = {"allow_missing": "projector, probe/"}
+    assert checkpoints.restore(state, held, source="c", **allowed) == ["probe/bias"]
     assert not np.any(state["probe/bias"].numpy())
     assert np.all(state["backbone/kernel"].numpy() == 2)
 
 
 def test_versions_are_words():
-    assert json.loads(json.dumps(checkpoints.versions())) == checkpoints.versions()
+    assert all(isinstance(word, str) for word in checkpoints.versions().values())
     assert {"tfcontrast", "tensorflow", "keras", "numpy", "python"} == set(checkpoints.versions())

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from tfcontrast.errors import UserError
-from tfcontrast.train.console import percent, quiet, say, table
+from tfcontrast.train.console import percent, plain, quiet, say, table
 
 
 def test_say_prints_a_line(capsys):
@@ -20,6 +20,11 @@ def test_table_aligns_the_first_column_left_and_the_others_right():
         "  kNN             98.5",
         "  a longer name    7.0",
     ]
+
+
+def test_plain_is_one_line_without_the_names_of_nodes():
+    said = "{{function_node __wrapped__SaveV2}} /a/b;\n No space  left [Op:SaveV2] name: "
+    assert plain(said) == "/a/b; No space left"
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_a_library_keeps_the_users_handlers_for_the_second_signal():
 
 
 SCRIPT = """
-import signal, sys, time
+import os, signal, sys, time
 from tfcontrast.train import interruption
 from tfcontrast.train.interruption import asked, deferred, listening, saving
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -260,3 +260,18 @@ def test_a_signal_that_is_sent_twice_at_once_is_one():
         child.send_signal(signal.SIGTERM)
         time.sleep(0.02)
     assert end(child)[0] == 7
+
+
+def test_a_forked_child_has_signals_of_its_own():
+    child = start("""\
+with deferred():
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+    time.sleep(0.2)
+    os.kill(child, signal.SIGTERM)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print("ready", flush=True)
+    time.sleep(0.2)
+    sys.exit(code == -signal.SIGTERM and not asked())""")
+    assert end(child)[0] == 1

@@ -1,12 +1,18 @@
+import dataclasses
+import os
 import shutil
+import signal
+import time
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfcontrast import distribute
 from tfcontrast.errors import UserError
-from tfcontrast.train import checkpoints, loop
+from tfcontrast.train import checkpoints, interruption, loop
+from tfcontrast.train.callbacks import KnnMonitor
 
 STEPS, PER_EPOCH = 12, 5
 TIMES = {"examples_per_second"}
@@ -36,8 +42,6 @@ def copy_step(source, target, step):
 @pytest.fixture(scope="module")
 def whole(tiny_config, build_run, tmp_path_factory):
     """An uninterrupted run with a checkpoint of every step."""
-    import tensorflow as tf
-
     folder = tmp_path_factory.mktemp("whole")
     config = tiny_config()
     method, data = build_run(config, tf.distribute.get_strategy())
@@ -164,6 +168,105 @@ def test_a_checkpoint_of_another_model_is_refused(
         method, data = build_run(config, strategy_of(1))
         with pytest.raises(UserError, match=message):
             loop.train(method, config, data, tmp_path)
+
+
+def points_of(folder):
+    """TensorBoard's points by name and step, without times."""
+    found = {}
+    for path in sorted(folder.glob("events.*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag != "views" and value.tag not in TIMES:
+                    found.setdefault((value.tag, event.step), []).append(
+                        float(tf.make_ndarray(value.tensor))
+                    )
+    return found
+
+
+def ask():
+    """A signal, and the handler's mark."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    while not interruption.asked():
+        time.sleep(0.01)
+
+
+def test_an_epochs_end_that_is_broken_off_is_made_up_for(whole, monkeypatch, capsys, tmp_path):
+    """Twice: amid its monitor, and amid the monitor of the run that began with making up for it."""
+    folder, config, data, method, result = whole
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, checkpoint_steps=3)
+    )
+    batches, left = KnnMonitor._batches, [0]  # three an epoch
+
+    def stop(self, dataset, logs):
+        for batch in batches(self, dataset, logs):
+            left[0] -= 1
+            if left[0] == 0:
+                ask()
+            yield batch
+
+    copy_step(folder, tmp_path, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(KnnMonitor, "_batches", stop)
+        for count in (5, 1):
+            left[0] = count
+            with pytest.raises(
+                interruption.Interrupted, match="SIGTERM after step 10 of 12, saved"
+            ):
+                loop.train(method, config, data, tmp_path)
+            _found, manifest = checkpoints.latest_checkpoint(tmp_path / "checkpoints")
+            assert (manifest["step"], manifest["end_due"]) == (10, True)
+            assert "monitor_knn_top1" not in manifest["logs"]
+            assert ("loss", 10) not in points_of(tmp_path)
+    resumed = loop.train(method, config, data, tmp_path)
+    assert_same(final_arrays(tmp_path), final_arrays(folder))
+    assert without_times(resumed["last_epoch"]) == without_times(result["last_epoch"])
+    assert points_of(tmp_path) == points_of(folder)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+
+
+def test_an_end_that_is_due_at_the_runs_last_step(whole, monkeypatch, tmp_path):
+    folder, config, data, method, result = whole
+    copy_step(folder, tmp_path, 11)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            KnnMonitor,
+            "on_epoch_end",
+            lambda self, epoch, logs: (ask(), self._between_batches(logs)),
+        )
+        with pytest.raises(interruption.Interrupted, match="after step 12 of 12, saved"):
+            loop.train(method, config, data, tmp_path)
+    resumed = loop.train(method, config, data, tmp_path)
+    assert without_times(resumed["last_epoch"]) == without_times(result["last_epoch"])
+    assert_same(final_arrays(tmp_path), final_arrays(folder))
+    assert points_of(tmp_path) == {k: v for k, v in points_of(folder).items() if k[1] == 12}
+
+
+def test_the_time_limit_is_a_signal(whole, monkeypatch, tmp_path):
+    """It is over at step 7 here, whatever the clock says."""
+    folder, config, data, method, _ = whole
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, max_runtime=2.5))
+    copy_step(folder, tmp_path, 6)
+    write, seen = checkpoints.write_checkpoint, []
+
+    def late(*args, step, **options):
+        if step == 7:
+            seen.append(interruption._current._until - interruption._current._started)
+            interruption._current._until = 0.0
+        return write(*args, step=step, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write_checkpoint", late)
+        with pytest.raises(interruption.Interrupted) as caught:
+            loop.train(method, config, data, tmp_path)
+    assert str(caught.value) == (
+        "stopped by --max_runtime=2.5 after step 7 of 12, saved; the same command goes on from "
+        "there"
+    )
+    assert seen == [pytest.approx(9000)]
+    loop.train(method, config, data, tmp_path)
+    assert_same(final_arrays(tmp_path), final_arrays(folder))
 
 
 @pytest.mark.parametrize("per_epoch", [1, 3, 5])

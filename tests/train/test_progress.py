@@ -1,4 +1,5 @@
 import io
+import os
 import types
 
 import pytest
@@ -54,6 +55,15 @@ def test_clock(seconds, text):
     assert progress._clock(seconds) == text
 
 
+@pytest.mark.parametrize(("columns", "shows"), [(0, False), (1, True), (80, True)])
+def test_a_terminal_without_a_width_gets_lines(monkeypatch, columns, shows):
+    screen = types.SimpleNamespace(isatty=lambda: True, fileno=lambda: 7)
+    monkeypatch.setattr(progress.sys, "stdout", screen)
+    size = {7: os.terminal_size((columns, 24))}
+    monkeypatch.setattr(progress.os, "get_terminal_size", size.__getitem__)
+    assert progress._shows_bars() is shows
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -67,6 +77,14 @@ def test_a_terminal_gets_a_bar_and_the_monitors_lines(clock, monkeypatch):
     assert shown._bar.n == 320
     assert shown._bar.desc.startswith("epoch 1/2 step 10/20")
     assert shown._bar.postfix == "loss=1.5000"
+    # what is drawn with an update is of its step
+    assert "step 10/20: 100%" not in screen.getvalue()
+    shown._bar.mininterval = 0
+    shown._bar.miniters = 1
+    shown.on_train_batch_end(10, {"loss": 1.5})
+    assert "step 11/20:  55%" in screen.getvalue()
+    shown._bar.update(-32)
+    shown._step -= 1
     assert "epoch 1/2  step" not in screen.getvalue()
     drive(shown, clock, steps=10, epoch=1, logs={"loss": 1.0, "monitor_knn_top1": 0.5})
     assert "epoch 2/2  step 20/20  loss 1.0000  held-out kNN 50.0 %" in screen.getvalue()

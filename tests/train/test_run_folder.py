@@ -14,6 +14,7 @@ from tfcontrast import flags
 from tfcontrast.config import Config
 from tfcontrast.errors import UserError
 from tfcontrast.train import checkpoints, run_folder
+from tfcontrast.train.lock import locked
 
 
 def config_of(folder="", **options):
@@ -53,7 +54,8 @@ def test_a_new_folder_holds_the_flags_that_repeat_the_run(tmp_path):
     with opened(config) as folder:
         assert folder == tmp_path / "deep" / "run"
         assert flags.parse(["run", f"--flagfile={folder}/flags.txt"]) == config
-        assert [path.name for path in folder.iterdir()] == ["flags.txt"]
+        assert (folder / ".lock").exists()
+    assert [path.name for path in folder.iterdir()] == ["flags.txt"]
 
 
 def test_an_empty_folder_is_as_good_as_none(tmp_path):
@@ -113,6 +115,28 @@ def test_another_runs_folder_is_refused_with_the_differences(tmp_path):
         config_of(tmp_path / "run", seed=1, method="simclr")
     )
     assert snapshot(tmp_path) == before
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(tmp_path):
+    config = trained(tmp_path / "run")
+    (tmp_path / "new").mkdir()
+    for folder in (tmp_path / "run", tmp_path / "new"):
+        with locked(folder):
+            before = snapshot(tmp_path)
+            message = refusal(config_of(folder))
+            assert message.startswith(f"--model_dir={folder} is in use by process {os.getpid()} on")
+            assert snapshot(tmp_path) == before
+    with locked(tmp_path / "run"), opened(measuring(config, tmp_path / "run")):
+        pass  # a run may be measured while it trains
+
+
+@pytest.mark.parametrize("left", [".lock", ".flags.txt.123.tmp", ".result.json.123.tmp"])
+def test_what_a_killed_process_left_is_nobodys_run(tmp_path, left):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / left).touch()
+    with opened(config_of(tmp_path / "run")) as folder:
+        assert set(snapshot(folder)) == {"flags.txt", ".lock"}
+    assert set(snapshot(tmp_path / "run")) == {"flags.txt"}
 
 
 def test_a_run_that_never_began_gives_way(tmp_path):

@@ -118,6 +118,12 @@ class _Listener:
         os.close(self._write)
         os.close(self._read)
 
+    def forget(self) -> None:
+        """For a forked child, whose signals would be written into its parent's pipe."""
+        if self._previous:
+            self._restore()
+            signal.set_wakeup_fd(-1)
+
     def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -202,6 +208,15 @@ def _end(code: int, line: str) -> None:
 
 _NOBODY = _Listener(ends_process=False)
 _current = _NOBODY
+
+
+def _forget() -> None:
+    global _current
+    _current.forget()
+    _current = _NOBODY
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 @contextlib.contextmanager

@@ -126,11 +126,12 @@ def _end_epoch(
     logs: dict[str, float],
 ) -> dict[str, float]:
     """Runs the end of an epoch whose steps were saved before it; gives the epoch's numbers."""
-    group = keras.callbacks.CallbackList(callbacks, model=method)
+    history = keras.callbacks.History()  # the others share a copy of the numbers with it
+    group = keras.callbacks.CallbackList([*callbacks, history], model=method)
     group.on_train_begin()
     group.on_epoch_end(epoch, logs)
     group.on_train_end(logs)
-    return {name: float(value) for name, value in logs.items()}
+    return {name: float(values[-1]) for name, values in history.history.items()}
 
 
 @contextlib.contextmanager
