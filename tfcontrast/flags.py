@@ -184,6 +184,9 @@ def _help_lines(field: dataclasses.Field[Any], default: str) -> list[str]:
         values = f"={'|'.join(str(choice) for choice in choices)}"
     name = f"--[no]{field.name}" if kind is bool else f"--{field.name}"
     text = f"{field.metadata['help']} Default: {default}."
+    if choices and len(name + values) > _HELP_WIDTH:
+        text += f" One of {', '.join(str(choice) for choice in choices)}."
+        values = "=NAME"
     return [f"  {name}{values}", *_wrap(text, 6, 6)]
 
 

@@ -98,28 +98,35 @@ class VisionTransformer(keras.Model):
             "input_std": None if input_std is None else list(input_std),
         }
         given = (width, depth, num_heads)
-        self.feature_dim, self.depth, heads = (
+        self.feature_dim, self.depth, self.num_heads = (
             value or own for value, own in zip(given, SIZES[size], strict=True)
         )
-        _check_numbers(patch_size, (self.feature_dim, self.depth, heads), drop_path_rate)
-        self.embedding = PatchEmbedding(
-            self.feature_dim,
-            patch_size=patch_size,
-            image_size=image_size,
-            positions=position_embedding,
-            class_token=pooling == "cls",
-            frozen=freeze_patch_embedding,
-            initialization=initialization,
-            name="embedding",
-            dtype=self.dtype_policy,
-        )
+        _check_numbers(patch_size, (self.feature_dim, self.depth, self.num_heads), drop_path_rate)
+        self.embedding = self._make_embedding()
         self.blocks = [
             TransformerBlock(
-                heads, initialization=initialization, name=f"block{i + 1}", dtype=self.dtype_policy
+                self.num_heads,
+                initialization=initialization,
+                name=f"block{i + 1}",
+                dtype=self.dtype_policy,
             )
             for i in range(self.depth)
         ]
         self.norm = layer_norm("norm", exact_dtype(self))
+
+    def _make_embedding(self) -> PatchEmbedding:
+        config = self._config
+        return PatchEmbedding(
+            self.feature_dim,
+            patch_size=config["patch_size"],
+            image_size=config["image_size"],
+            positions=config["position_embedding"],
+            class_token=config["pooling"] == "cls",
+            frozen=config["freeze_patch_embedding"],
+            initialization=config["initialization"],
+            name="embedding",
+            dtype=self.dtype_policy,
+        )
 
     def build(self, input_shape: tuple[Any, ...]) -> None:
         """Makes the variables; only the number of channels matters."""
