@@ -76,7 +76,7 @@ def test_tasks_have_slurms_order_on_several_hosts(step):
 def test_what_is_wrong_is_said_in_one_line(step, changes, message):
     step(**changes)
     with pytest.raises(UserError, match=message) as caught:
-        distribute.make_strategy("multi_worker")
+        slurm.slurm_resolver()
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("--strategy=multi_worker")
 
