@@ -221,6 +221,8 @@ def other(field):
         return "simclr"
     if field.name in ("mode", "train_mode", "checkpoint"):
         return field.default  # these ask for a checkpoint
+    if field.name == "clip_tensor_norm":
+        return field.default  # excludes clip_norm
     if field.name == "augmentation":
         return "identity"
     if meta["choices"]:
