@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+import types
 
 import keras
 import numpy as np
@@ -17,6 +19,7 @@ from PIL import Image
 from tfcontrast import run
 from tfcontrast.errors import UserError
 from tfcontrast.train import checkpoints
+from tfcontrast.train.manifest import hash_of
 from tfcontrast.train.options import make_config
 
 SMALL = ["--train_batch_size=8", "--train_steps=1", "--image_size=8", "--width_multiplier=0.125"]
@@ -98,13 +101,13 @@ def write_images(folder, names, damaged=()):
             "--train_batch_size=64 must be a multiple of the 3 replicas",
         ),
         (["--strategy=mirrored", "--num_replicas=9"], "--num_replicas=9: the CPU cannot be split"),
-        (["--strategy=multi_worker"], "--strategy=multi_worker reads .* TF_CONFIG .* not set"),
+        (["--strategy=multi_worker"], "--strategy=multi_worker reads .* TF_CONFIG .* Slurm"),
         (["--num_replicas=2", "--strategy=none"], "--num_replicas is for --strategy=mirrored"),
         (["--model_dir=/proc/run"], "--model_dir=/proc/run cannot be made: "),
-        (["--mode=eval", "--model_dir=nowhere"], ".*nowhere does not exist; give a run's folder"),
+        (["--mode=eval", "--model_dir=nowhere"], "--model_dir: nowhere does not exist; give a run"),
         (
             ["--mode=export", "--checkpoint=nowhere"],
-            ".*nowhere does not exist; give a run's folder",
+            "--checkpoint: nowhere does not exist; give a run's folder",
         ),
         (["--label_fraction=0.5"], "--label_fraction is for linear_eval, finetune and"),
     ],
@@ -166,7 +169,7 @@ def test_a_manifest_that_names_another_network(refusal, pretrained):
     file = pretrained / "checkpoints" / "step_00000004" / "manifest.json"
     manifest = json.loads(file.read_text())
     manifest["config"]["resnet_depth"] = "deep"
-    file.write_text(json.dumps(manifest))
+    file.write_text(json.dumps({**manifest, "sha256": hash_of(manifest)}))
     message = refusal("--mode=export", f"--checkpoint={pretrained}")
     assert "--resnet_depth must be a whole number. Received: 'deep'" in message
 
@@ -248,19 +251,25 @@ def test_the_names_of_tensorflows_nodes_are_left_out(refusal, monkeypatch):
     assert refusal() == "x cannot be written: d/x; No space"
 
 
-def test_an_interruption_is_not_an_error(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_an_interruption_is_not_an_error(tmp_path, capsys, monkeypatch, name):
     def interrupted(*_args, **_options):
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.Signals[name])
+        time.sleep(0.2)  # the thread's word
+        return types.SimpleNamespace(history={})
 
     # A process that a shell has put in the background starts with interruptions ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(keras.Model, "fit", interrupted)
-    monkeypatch.setattr("tfcontrast.train.loop._dataset", lambda *_: [{"views": ()}])
     monkeypatch.setattr("tfcontrast.train.tensorboard.TensorBoard.write_views", lambda *_: None)
-    assert run.main(["run", *SMALL, "--model_dir=run"]) == 130
-    captured = capsys.readouterr()
-    assert captured.err == "interrupted; the same command resumes from the last checkpoint\n"
+    assert run.main(["run", *SMALL, "--model_dir=run"]) == 75
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+    again = "press again" if name == "SIGINT" else "send another signal"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{name}: saving after this step; {again} to stop at once",
+        f"stopped by {name}; the same command goes on from the last checkpoint",
+    ]
     assert (tmp_path / "run" / "flags.txt").exists()
     shutil.rmtree(tmp_path / "run")
 
