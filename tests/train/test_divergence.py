@@ -188,10 +188,8 @@ def test_progress_in_between_allows_another_rollback(
     poisoned(4, 5, 9, 10)
     trainer(tmp_path, strategy_of(1))
     told = [text for text in caplog.messages if "go back" in text]
-    assert [text.split("go back to ")[1][:13] for text in told] == [
-        "step_00000003",
-        "step_00000008",
-    ]
+    names = [text.split("go back to ")[1].partition(";")[0] for text in told]
+    assert names == ["step_00000002", "step_00000007"]
 
 
 def test_without_a_checkpoint_the_run_ends(poisoned, trainer, strategy_of, tmp_path):
