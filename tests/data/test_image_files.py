@@ -1,11 +1,20 @@
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tfcontrast.data import image_files
-from tfcontrast.data.image_files import check_images, decode_image, decode_plain_jpeg
+from tfcontrast.data.image_files import (
+    check_images,
+    decode_image,
+    decode_plain_jpeg,
+    explain,
+    refuse_absurd_sizes,
+)
 
 
 @pytest.fixture
@@ -159,6 +168,48 @@ def test_absurd_sizes_are_bad(tmp_path):
     ((place, reason),) = check_images(str(tmp_path), ["bomb.png"]).bad
     assert place == 0
     assert "pixels" in reason
+
+
+def claims(suffix, width, height):
+    """A file whose header alone is whole."""
+    sides = [width, height]
+    if suffix == "png":
+        body = b"IHDR" + struct.pack(">IIBBBBB", *sides, 8, 2, 0, 0, 0)
+        chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+        return b"\x89PNG\r\n\x1a\n" + chunk + b"\0" * 40
+    frame = struct.pack(">BHHB", 8, height, width, 3) + b"\1\x11\0\2\x11\0\3\x11\0"
+    return b"\xff\xd8\xff\xc0" + struct.pack(">H", len(frame) + 2) + frame + b"\0" * 40
+
+
+@pytest.mark.parametrize(("suffix", "side"), [("png", 30_000), ("jpg", 65_500)])
+def test_absurd_headers_are_refused_before_anything_is_decoded(tmp_path, suffix, side):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(claims(suffix, side, side))
+    ((_, reason),) = check_images(str(tmp_path), [path.name]).bad
+    assert "pixels" in reason
+    assert explain(str(path)) == reason
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 178956970 pixels"):
+        refuse_absurd_sizes(tf.constant(path.read_bytes()))
+    if suffix == "jpg":
+        with pytest.raises(tf.errors.InvalidArgumentError, match="more than 178956970 pixels"):
+            decode_plain_jpeg(tf.constant(str(path)))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_the_bound_on_headers_is_exact(monkeypatch, suffix):
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 300 * 500)
+    good = claims(suffix, 300, 500)
+    assert refuse_absurd_sizes(tf.constant(good)).numpy() == good
+    for sides in ((301, 500), (300, 501)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="more than 150000 pixels"):
+            refuse_absurd_sizes(tf.constant(claims(suffix, *sides)))
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif"])
+def test_other_formats_pass_the_check_of_headers(tmp_path, pixels, suffix):
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}")
+    data = (tmp_path / f"a.{suffix}").read_bytes()
+    assert refuse_absurd_sizes(tf.constant(data)).numpy() == data
 
 
 def test_the_bound_does_not_depend_on_pillows_global(tmp_path, pixels, monkeypatch):

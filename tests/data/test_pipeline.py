@@ -9,13 +9,11 @@ import tensorflow as tf
 
 from tfcontrast.augment import (
     ViewRecipe,
-    eval_view,
     example_seeds,
     make_view,
 )
 from tfcontrast.data import (
     Source,
-    eval_dataset,
     index_stream,
     pipeline,
     steps_per_epoch,
@@ -188,44 +186,6 @@ def test_views_are_images(kind):
             assert 0.6 < view.numpy().max() <= 1.0
 
 
-@every_source
-@pytest.mark.parametrize("batch_size", [1, 4, 11, 50])
-def test_evaluation_counts_every_example_once_and_in_order(kind, batch_size):
-    source = SOURCES[kind]()
-    batches = list(eval_dataset(source, image_size=6, batch_size=batch_size))
-    assert len(batches) == -(-COUNT // batch_size)
-    np.testing.assert_array_equal(
-        np.concatenate([batch["index"] for batch in batches]), np.arange(COUNT)
-    )
-    np.testing.assert_array_equal(np.concatenate([batch["label"] for batch in batches]), LABELS)
-    images = np.concatenate([batch["image"] for batch in batches])
-    assert images.dtype == np.float32
-    size = [None, None] if kind == "many_sizes" else [9, 7]
-    one = tf.function(
-        lambda image: eval_view(image[None], image_size=6)[0],
-        [tf.TensorSpec([*size, 3], tf.uint8)],
-    )
-    for i in range(COUNT):
-        expected = one(source.load(tf.constant(i, tf.int64)))
-        np.testing.assert_allclose(images[i], expected, atol=1e-6)
-
-
-@every_source
-def test_evaluation_passes_the_crop_on_and_does_not_depend_on_threads(kind):
-    def images(**options):
-        return list(eval_dataset(SOURCES[kind](), image_size=40, batch_size=3, **options))
-
-    assert_same(images(), images(num_parallel_calls=1))
-    whole, cut = images(crop_fraction=1.0)[0]["image"], images(crop_fraction=0.5)[0]["image"]
-    assert np.abs(whole - cut).max() > 0.01
-
-
-def test_evaluation_leaves_images_of_the_right_size_alone():
-    source = dataclasses.replace(resident(), images=np.ascontiguousarray(IMAGES[:, :7]))
-    (batch,) = eval_dataset(source, image_size=7, batch_size=COUNT)
-    np.testing.assert_allclose(batch["image"], IMAGES[:, :7] / 255.0, atol=1e-7)
-
-
 def test_unlabelled_sources_have_label_minus_one():
     source = dataclasses.replace(resident(), labels=np.full([COUNT], -1, np.int64), num_classes=0)
     (batch,) = train(None, 1, source=source)
@@ -258,5 +218,53 @@ def test_wrong_arguments_are_refused():
         train_dataset(resident(), (), batch_size=2, seed=0)
     with pytest.raises(ValueError, match="start_step"):
         train_dataset(resident(), RECIPES, batch_size=2, seed=0, start_step=-1)
-    with pytest.raises(ValueError, match="batch_size"):
-        eval_dataset(resident(), image_size=8, batch_size=0)
+
+
+@pytest.mark.parametrize("start", [0, 3])
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+@every_source
+def test_shares_of_one_process_are_the_whole_batch_bit_for_bit(kind, replicas, start):
+    """The same images in the same order whatever number of replicas a run is resumed on."""
+    parts = train(kind, 3 * replicas, start_step=start, share=(0, replicas, replicas))
+    steps = [parts[i : i + replicas] for i in range(0, len(parts), replicas)]
+    joined = [tf.nest.map_structure(lambda *p: np.concatenate(p), *step) for step in steps]
+    assert_same(joined, whole(kind)[start : start + 3])
+
+
+@every_source
+def test_shares_of_several_processes_are_the_whole_batch(kind):
+    for batches in ([(0, 1, 2), (1, 1, 2)], [(0, 1, 4), (1, 2, 4), (3, 1, 4)]):
+        parts = [train(kind, 3 * share[1], start_step=1, share=share) for share in batches]
+        for step in range(3):
+            pieces = [
+                piece
+                for part, share in zip(parts, batches, strict=True)
+                for piece in part[step * share[1] : (step + 1) * share[1]]
+            ]
+            joined = tf.nest.map_structure(lambda *p: np.concatenate(p), *pieces)
+            expected = whole(kind)[1 + step]
+            np.testing.assert_array_equal(joined["index"], expected["index"])
+            np.testing.assert_array_equal(joined["label"], expected["label"])
+            for left, right in zip(joined["views"], expected["views"], strict=True):
+                np.testing.assert_allclose(left, right, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["one_size", "many_sizes"])
+def test_a_worker_reads_its_own_share_only(kind, toy_source):
+    seen = []
+
+    def note(index):
+        seen.append(int(index))
+        return index
+
+    def read(index):
+        return tf.ensure_shape(tf.numpy_function(note, [index], tf.int64), [])
+
+    parts = train(None, 2, source=toy_source(kind, read), share=(2, 2, 4), num_parallel_calls=1)
+    shown = [int(index) for part in parts for index in part["index"]]
+    assert shown == [int(i) for i in whole(kind)[0]["index"][2:]]
+    # What is read ahead is of later steps, and of this share too.
+    ahead = {int(i) for batch in train(kind, 40) for i in batch["index"][2:]}
+    assert set(shown) <= set(seen) <= ahead
+    order = [int(i) for batch in train(kind, 40) for i in batch["index"][2:]]
+    assert sorted(seen) == sorted(order[: len(seen)])

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -36,6 +38,36 @@ def test_resident_and_streamed_examples_are_reached_by_index():
     assert int(label) == 1
     np.testing.assert_array_equal(source.load(tf.constant(9, tf.int64)), source.images[9])
     np.testing.assert_array_equal(streamed().load(tf.constant(4, tf.int64)), np.full((3, 2, 3), 4))
+
+
+def test_a_part_knows_its_bad_images_and_where_they_come_from():
+    bad = np.isin(np.arange(10), [0, 4, 5])
+    for make in (resident, streamed):
+        source = dataclasses.replace(make(), bad=bad)
+        assert (source.num_examples, source.num_good) == (10, 7)
+        assert source.good.tolist() == [1, 2, 3, 6, 7, 8, 9]
+        part = source.subset(np.array([5, 6, 4, 9])).subset(np.array([3, 2, 1]))
+        assert part.origins.tolist() == [9, 4, 6]
+        assert part.bad.tolist() == [False, True, False]
+        assert part.bad_images is source.bad_images
+        for piece, other in zip(
+            split_holdout(source, 0.3), split_holdout(make(), 0.3), strict=True
+        ):
+            np.testing.assert_array_equal(piece.origins, other.origins)
+            np.testing.assert_array_equal(piece.bad, bad[piece.origins])
+        with pytest.raises(ValueError, match="Received: 9"):
+            dataclasses.replace(source, bad=bad[1:])
+
+
+def test_labels_are_read_around_a_broken_record():
+    def read(index):
+        with tf.control_dependencies([tf.debugging.Assert(index % 40 != 3, ["broken"])]):
+            return tf.zeros([1, 1, 3], tf.uint8), index * 7
+
+    source = Source(name="toy", split="train", num_examples=100, num_classes=700, read=read)
+    places = np.arange(100)
+    expected = np.where(places % 40 == 3, -1, places * 7)
+    np.testing.assert_array_equal(source.read_labels(), expected)
 
 
 def test_image_shape_follows_resident_images():

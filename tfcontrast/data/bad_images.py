@@ -9,6 +9,7 @@ from tfcontrast.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 _MOST_NAMED = 20  # in one message
+_RECOGNIZED = 60  # characters by which a message is found again; TensorFlow cuts long ones
 
 # What was named in this process: a run opens the same files for several purposes.
 _NAMED: set[str] = set()
@@ -25,6 +26,7 @@ class BadImages:
         limit: largest share of them that may be bad.
         name: place to the name of its file or record.
         explain: place to the reason why it cannot be read, found by reading it again.
+        told: names that need not be told again; None: those of this process.
     """
 
     def __init__(
@@ -35,10 +37,13 @@ class BadImages:
         limit: float = 0.01,
         name: Callable[[int], str],
         explain: Callable[[int], str],
+        told: set[str] | None = None,
     ) -> None:
+        self._told = _NAMED if told is None else told
         self._where, self._total, self._limit = where, total, limit
         self._name, self._explain = name, explain
         self._known: set[int] = set()
+        self._verdict: UserError | None = None
         self._lock = threading.Lock()
 
     @property
@@ -57,6 +62,8 @@ class BadImages:
             UserError: too many are bad by now.
         """
         with self._lock:
+            if self._verdict:
+                raise self._verdict
             fresh = [i for i, place in enumerate(places) if place not in self._known]
             if not fresh:
                 return
@@ -70,13 +77,14 @@ class BadImages:
                 texts.append(f"and {len(fresh) - _MOST_NAMED} more")
             told, count = "; ".join(texts), len(self._known)
             if count > self.accepted or count == self._total:
-                raise verdict(
+                self._verdict = verdict(
                     f"{count} of {self._total} images in {self._where} cannot be read, more than "
                     f"--max_bad_images={self._limit:g} accepts: {told}"
                 )
+                raise self._verdict
             identities = {f"{self._where}\0{name}" for name in names}
-            if not identities <= _NAMED:
-                _NAMED.update(identities)
+            if not identities <= self._told:
+                self._told.update(identities)
                 _LOG.warning("left out %d of %d images in %s: %s", count, self._total,
                              self._where, told)  # fmt: skip
 
@@ -101,8 +109,10 @@ def plain_errors() -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if _VERDICTS:
-            raise _VERDICTS[0] from error
+        text = str(error)  # threads of another data set may have raised theirs meanwhile
+        for said in _VERDICTS:
+            if str(said)[:_RECOGNIZED] in text:
+                raise said from error
         raise
 
 

@@ -80,6 +80,7 @@ class Source:
                 self.num_examples,
                 name=lambda place: f"image {place}",
                 explain=lambda place: explain_failure(self.example, place),
+                told=set(),
             )
             object.__setattr__(self, "bad_images", found)
 
