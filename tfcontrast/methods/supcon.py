@@ -123,7 +123,7 @@ class SupCon(Method):
         """
         config = self.config
         views = tf.stack(tf.split(outputs["embeddings"], 2), 1)  # [B, 2, d]
-        labels = batch["label"]
+        labels = tf.cast(batch["label"], tf.int32)  # a TPU sums no int64 over its cores
         everyone, all_labels = distribute.gather(views), distribute.gather(labels)
         first_row = distribute.first_row(labels)
         loss = losses.supcon(
