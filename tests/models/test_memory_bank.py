@@ -96,9 +96,18 @@ def test_the_ends_of_the_momentum(momentum):
     np.testing.assert_allclose(bank.read()[2], wanted / np.linalg.norm(wanted), atol=1e-6)
 
 
-def test_the_last_of_very_many_counts():
-    """Writing places several times from several threads would have no order."""
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_last_of_very_many_counts_in_whatever_order_they_are_written(monkeypatch, backwards):
+    """A device may write one place's values in any order; a CPU writes them as they come."""
     bank = make_bank(size=2, dim=8)
+    variable = type(bank.variables[0].value)
+    write = variable.scatter_update
+
+    def write_backwards(self, slices):
+        return write(self, tf.IndexedSlices(slices.values[::-1], slices.indices[::-1]))
+
+    if backwards:
+        monkeypatch.setattr(variable, "scatter_update", write_backwards)
     rng = np.random.default_rng(0)
     rows = rng.normal(size=[4096, 8]).astype(np.float32)
     indices = rng.integers(0, 2, 4096)
