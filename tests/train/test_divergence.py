@@ -111,32 +111,35 @@ def test_a_whole_run_says_nothing(trainer, strategy_of, caplog, tmp_path):
 def test_several_in_a_row_go_back_and_the_data_goes_on(
     poisoned, trainer, strategy_of, caplog, tmp_path, replicas
 ):
-    poisoned(7, 8)
+    poisoned(5, 7, 8)
     strategy = strategy_of(replicas)
     method, result = trainer(tmp_path, strategy)
     assert caplog.messages == [
+        "step 5 was skipped: its gradient is not finite; weights and state stay as they were",
         "step 7 was skipped: its gradient is not finite; weights and state stay as they were",
         "the steps 7 to 8 had no finite gradient: weights and state go back to step_00000005; data "
         "and schedule go on after step 8",
     ]
-    assert result["skipped_steps"] == 2
+    assert result["skipped_steps"] == 3
     names = counters(method)
-    # step 6 is as new as the weights that failed, so it is step 5 that comes back
+    # step 6 is as new as the weights that failed, so step 5 comes back, but not its count
     back = arrays_at(tmp_path, 8)
     changed = of_the_network(differing(arrays_at(tmp_path, 5), back))
     assert changed == {
         names[name]
         for name in (
-            "optimizer/iteration", "optimizer/bad_steps", "optimizer/last_rollback",
-            "probe_optimizer/iteration", "probe_optimizer/bad_steps",
+            "optimizer/iteration", "optimizer/bad_steps", "optimizer/bad_steps_in_a_row",
+            "optimizer/last_rollback", "probe_optimizer/iteration", "probe_optimizer/bad_steps",
+            "probe_optimizer/bad_steps_in_a_row",
         )
     }  # fmt: skip
-    assert of_the_network(differing(arrays_at(tmp_path, 6), back)) > changed
+    assert any(name.startswith("backbone/") for name in differing(arrays_at(tmp_path, 6), back))
     values = {name: int(back[key]) for name, key in names.items()}
     assert values["optimizer/iteration"] == values["probe_optimizer/iteration"] == 8
     assert values["optimizer/last_rollback"] == 8
-    assert values["optimizer/bad_steps"] == values["probe_optimizer/bad_steps"] == 2
+    assert values["optimizer/bad_steps"] == values["probe_optimizer/bad_steps"] == 3
     assert values["optimizer/bad_steps_in_a_row"] == 0
+    assert values["probe_optimizer/bad_steps_in_a_row"] == 0
     final = arrays_at(tmp_path, STEPS)
     assert int(final[names["optimizer/iteration"]]) == STEPS
     assert all(np.isfinite(value).all() for value in final.values())
