@@ -1,7 +1,9 @@
 import logging
 import os
 import re
+import struct
 import threading
+import zlib
 
 import numpy as np
 import pytest
@@ -91,14 +93,10 @@ def pixels_of(place):
     return np.random.default_rng(place).integers(0, 255, (10 + place % 7, 12, 3), np.uint8)
 
 
-def header_of_png(side):
-    """A PNG file that claims to be of this size; its checksum is right."""
-    import struct
-    import zlib
-
-    body = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
-    return b"\x89PNG\r\n\x1a\n" + chunk + b"\0" * 40
+def claim_size(png, side):
+    """A PNG file that claims to be of another size; its checksum is right."""
+    head = png[12:16] + struct.pack(">II", side, side) + png[24:29]
+    return png[:12] + head + struct.pack(">I", zlib.crc32(head)) + png[33:]
 
 
 def write_odd(path, kind):
@@ -113,7 +111,7 @@ def write_odd(path, kind):
     elif kind == "text":
         path.write_text("this is no image")
     elif kind == "bomb":
-        path.write_bytes(header_of_png(30_000))
+        path.write_bytes(claim_size(whole, 30_000))
     elif kind == "cmyk":
         image.convert("CMYK").save(path, "JPEG", quality=100, subsampling=0)
         return np.asarray(Image.open(path).convert("RGB"))
@@ -164,6 +162,7 @@ def test_a_thousand_images_of_which_twenty_are_odd(tmp_path, caplog, capsys):
     source = data_lib.open_source(name, "train", max_bad_images=0.02)
     (line,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
     assert line.startswith(f"left out 12 of 900 images in {train}: ")
+    assert line.count("(900000000 pixels)") == 3  # not even decoded
     assert [part.split(" (")[0] for part in line.split(": ", 1)[1].split("; ")] == [
         shown[place] for place in broken
     ]

@@ -1,3 +1,4 @@
+import io
 import json
 import struct
 import zlib
@@ -171,14 +172,17 @@ def test_absurd_sizes_are_bad(tmp_path):
 
 
 def claims(suffix, width, height):
-    """A file whose header alone is whole."""
-    sides = [width, height]
+    """A small file whose header claims another size."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, {"png": "PNG", "jpg": "JPEG"}[suffix])
+    data = bytearray(file.getvalue())
     if suffix == "png":
-        body = b"IHDR" + struct.pack(">IIBBBBB", *sides, 8, 2, 0, 0, 0)
-        chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
-        return b"\x89PNG\r\n\x1a\n" + chunk + b"\0" * 40
-    frame = struct.pack(">BHHB", 8, height, width, 3) + b"\1\x11\0\2\x11\0\3\x11\0"
-    return b"\xff\xd8\xff\xc0" + struct.pack(">H", len(frame) + 2) + frame + b"\0" * 40
+        data[16:24] = struct.pack(">II", width, height)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    else:
+        at = data.index(b"\xff\xc0") + 5  # in the start of the frame, after its length and depth
+        data[at : at + 4] = struct.pack(">HH", height, width)
+    return bytes(data)
 
 
 @pytest.mark.parametrize(("suffix", "side"), [("png", 30_000), ("jpg", 65_500)])

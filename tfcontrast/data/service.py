@@ -8,7 +8,7 @@ is too late, or is lost with its worker, is made here.
 import logging
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -111,13 +111,6 @@ def in_order(
     """
     spec = dataset.element_spec
     specs = tf.nest.flatten(spec)
-    # Tuples: tf.data would make a tensor of a list.
-    empty = tuple(
-        tf.raw_ops.TensorListReserve(
-            element_shape=tf.constant(-1), num_elements=ahead, element_dtype=each.dtype
-        )
-        for each in specs
-    )
     slots = tf.range(ahead, dtype=tf.int64)
 
     def arrive(state: Any, element: Any) -> Any:
@@ -162,8 +155,18 @@ def in_order(
         at_front = tf.data.Dataset.range(due, due + count).map(lambda n: take(ready, n))
         return tf.data.Dataset.range(first, first + late).flat_map(waited_for).concatenate(at_front)
 
-    state = (tf.constant(start, tf.int64), tf.zeros([ahead], tf.bool), empty)
+    state = (tf.constant(start, tf.int64), tf.zeros([ahead], tf.bool), _empty(specs, ahead))
     return dataset.scan(state, arrive).flat_map(depart)
+
+
+def _empty(specs: Sequence[tf.TensorSpec], slots: int) -> tuple[tf.Tensor, ...]:
+    """A list of so many free slots for each part; a tuple, since tf.data stacks a list."""
+    return tuple(
+        tf.raw_ops.TensorListReserve(
+            element_shape=tf.constant(-1), num_elements=slots, element_dtype=each.dtype
+        )
+        for each in specs
+    )
 
 
 def _put(kept: tf.Tensor, slot: tf.Tensor, part: tf.Tensor) -> tf.Tensor:

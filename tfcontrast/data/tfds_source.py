@@ -61,7 +61,8 @@ def open_tfds(
     keys = [key for key in (image_key, label_key) if key]
     height, width = features[image_key].shape[:2]
     fixed = height is not None and width is not None
-    count, bad_images, read, bad = info.num_examples, None, None, None
+    count, read, bad = info.num_examples, None, None
+    bad_images: Any = None  # made by Source where nothing can go bad any more
     if fixed and count * height * width * 3 <= memory_limit:
         try:
             images, labels = _read_all(builder, split, count, keys, (height, width))
@@ -86,7 +87,7 @@ def open_tfds(
         read=read,
         image_shape=(height, width) if fixed else None,
         bad=bad,
-        bad_images=bad_images,
+        **({} if bad_images is None else {"bad_images": bad_images}),
     )
 
 
