@@ -50,7 +50,7 @@ class Source:
     image_shape: tuple[int, int] | None = None
     bad: np.ndarray[Any, Any] | None = None
     origins: np.ndarray[Any, Any] | None = None
-    bad_images: BadImages = dataclasses.field(default=None)  # type: ignore[assignment]
+    bad_images: Any = None  # BadImages; made here when nobody brings one
     in_process: bool = False
 
     def __post_init__(self) -> None:

@@ -87,7 +87,7 @@ def open_tfds(
         read=read,
         image_shape=(height, width) if fixed else None,
         bad=bad,
-        **({} if bad_images is None else {"bad_images": bad_images}),
+        bad_images=bad_images,
     )
 
 
