@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tfcontrast.config import Config
 from tfcontrast.errors import UserError
 from tfcontrast.train.console import plain, quiet
-from tfcontrast.train.interruption import RESUME_ME, Interrupted, listening
+from tfcontrast.train.interruption import RESUME_ME, Interrupted, claim_signals, listening
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,6 +76,7 @@ def _execute(config: Config) -> None:
             num_replicas=config.strategy.num_replicas,
             tpu_name=config.strategy.tpu_name,
         )
+    claim_signals()
     build.check_batch(config, strategy)
     driver = export_model if config.run.mode == "export" else drivers[config.run.train_mode]
     if not is_chief(strategy):

@@ -1,5 +1,6 @@
 """Signals and the time limit, without TensorFlow: what is raised where, and what ends at once."""
 
+import ctypes
 import os
 import re
 import signal
@@ -115,6 +116,21 @@ def test_ignored_signals_stay_ignored():
             assert asked() == ""
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_signals_that_another_library_has_taken_come_back():
+    """At the level of C, where Python does not see it, as TensorFlow does."""
+    taken = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: None)
+    with listening(), deferred():
+        for claim in (interruption.claim_signals, listening().__enter__):
+            ctypes.CDLL(None).signal(signal.SIGUSR1, taken)
+            send(signal.SIGUSR1)
+            time.sleep(0.05)
+            assert asked() == ""
+            claim()
+        send(signal.SIGUSR1)
+        wait_until(asked)
+        interruption._current.reason = ""
 
 
 def test_in_another_thread_only_the_time_limit_counts():

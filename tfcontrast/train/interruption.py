@@ -102,11 +102,16 @@ class _Listener:
         self._thread = threading.Thread(target=self._watch, name="interruption", daemon=True)
         self._thread.start()
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for number in _SIGNALS:
-            # nohup, and a shell that starts a job in the background, have signals ignored on
-            # purpose.
-            if signal.getsignal(number) != signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._handle)
+        # nohup, and a shell that starts a job in the background, have signals ignored on purpose.
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._previous = {n: handler for n, handler in before.items() if handler != signal.SIG_IGN}
+        self.claim()
+
+    def claim(self) -> None:
+        """Sets the handlers, also where another library has set its own since."""
+        if threading.current_thread() is threading.main_thread():
+            for number in self._previous:
+                signal.signal(number, self._handle)
 
     def remove(self) -> None:
         """Leaves the process as it was."""
@@ -234,6 +239,7 @@ def listening(*, hours: float = 0.0, ends_process: bool = False) -> Iterator[Non
     global _current
     if _current is not _NOBODY:
         _current.limit(hours)
+        claim_signals()
         yield
         return
     listener = _Listener(ends_process)
@@ -265,6 +271,11 @@ def deferred() -> Iterator[None]:
         listener.deferrals -= 1
     if asked():
         raise listener.interrupted()
+
+
+def claim_signals() -> None:
+    """Takes the signals back: TensorFlow takes SIGTERM for itself when several workers start."""
+    _current.claim()
 
 
 def asked() -> str:
