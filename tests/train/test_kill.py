@@ -1,0 +1,254 @@
+"""kill -9 at any moment, and the run that goes on ends as if nothing had happened.
+
+A process that has imported everything and has run nothing, so that it has one thread, forks a
+child a life; the child trains until it is killed. The next child goes on in the same folder, and a
+copy of the folder is finished here and compared with the uninterrupted run.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcontrast import data as data_lib
+from tfcontrast.train import build, checkpoints, loop, state
+from tfcontrast.train.options import make_config
+
+LAST, EVERY, KEEP = 24, 1, 2
+OPTIONS = {
+    "train_steps": LAST,
+    "checkpoint_steps": EVERY,
+    "keep_checkpoint_max": KEEP,
+    "monitor_epochs": 5,
+}
+
+# The moment of death: what Python is about to do to which file. True: the checkpoint that is being
+# written is a whole one by then.
+TMP, STEP = r"/\.step_\d{8}\.\d+\.tmp", r"/step_\d{8}"
+STAGES = {
+    "before the data": (rf"os\.mkdir .*{TMP}$", False),
+    "in the data": (rf"open .*{TMP}/variables\.data", False),
+    "while what a death left is swept away": (rf"os\.remove .*{TMP}/variables\.data", True),
+    "after the data": (rf"open .*{TMP}/variables\.data", False),
+    "before the manifest": (rf"open .*{TMP}/manifest", False),
+    "in the manifest": (rf"open .*{TMP}/manifest", False),
+    "before the rename": (rf"os\.rename .*{TMP}$", False),
+    "after the rename": (r"open .*/checkpoints$", True),
+    "before old ones are deleted": (rf"shutil\.rmtree .*{STEP}$", True),
+    "while old ones are deleted": (rf"os\.remove .*{STEP}/", True),
+    "replacing: before both renames": (rf"os\.rename .*{STEP}$", True),
+    "replacing: between the two renames": (rf"os\.rename .*{TMP}$", True),
+    "replacing: while the older is deleted": (rf"os\.remove .*{STEP}\.replaced/", True),
+}
+SWEEPING = list(STAGES).index("while what a death left is swept away")
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+    signal.pause()
+
+
+def die_at(stage, write):
+    """Arranges for the death of this process at a stage of its so manieth checkpoint."""
+    writes, deleted, dying = 0, "", False
+
+    def hook(event, args):
+        nonlocal writes, deleted, dying
+        if dying or event not in ("open", "os.mkdir", "os.rename", "os.remove", "shutil.rmtree"):
+            return
+        path = str(args[0])
+        if event == "shutil.rmtree":
+            deleted = path
+        elif event == "os.remove" and "/" not in path:
+            path = f"{deleted}/{path}"  # rmtree names files from within their folder
+        writes += re.match(STAGES["before the data"][0], f"{event} {path}") is not None
+        dying = writes >= write and re.match(STAGES[stage][0], f"{event} {path}") is not None
+        if not dying:
+            return
+        if stage == "in the data":
+            os.truncate(path, os.path.getsize(path) // 2)
+            pathlib.Path(path).with_name("variables.index").unlink()
+        elif stage == "in the manifest":
+            pathlib.Path(path).write_text('{"format": 1, "step": 2, "config": {"met')
+        elif "while" in stage:
+            pathlib.Path(path).unlink()
+        die()
+
+    sys.addaudithook(hook)
+
+
+class DieAfter(keras.callbacks.Callback):
+    """Sends the signal from another thread, some milliseconds after a step has ended."""
+
+    def __init__(self, steps, seconds):
+        super().__init__()
+        self.left, self.seconds = steps, seconds
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            threading.Timer(self.seconds, die).start()
+
+
+def live(options, folder, death):
+    """A child's life: trains until it dies, or to the end without a death."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+    data_lib.train_dataset = functools.partial(data_lib.train_dataset, jit_compile=False)
+    stage, at, seconds = death.get("stage"), death.get("at"), death.get("seconds")
+    if stage:
+        replaces = stage.startswith("replacing")
+        die_at(stage, 2 * at if replaces else at)
+        if replaces:
+            write = checkpoints.write_checkpoint
+            checkpoints.write_checkpoint = lambda *a, **k: (write(*a, **k), write(*a, **k))[1]
+    elif at:
+        fit = keras.Model.fit
+        keras.Model.fit = lambda self, *a, callbacks, **k: fit(
+            self, *a, callbacks=[*callbacks, DieAfter(at, seconds)], **k
+        )
+    elif seconds:
+        threading.Timer(seconds, die).start()
+    config = make_config(options)
+    data = build.open_data(config)
+    loop.train(build.build_method(config, data), config, data, pathlib.Path(folder))
+
+
+def serve():
+    """Forks a child for every line of standard input and tells how it ended."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                live(*json.loads(line))
+                code = 0
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+            os._exit(code)
+        answers.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
+        answers.flush()
+
+
+@pytest.fixture(scope="module")
+def child(tiny_config, tmp_path_factory):
+    """Lets a child train in a folder; gives its exit code and what it said."""
+    options = tiny_config(**OPTIONS).to_dict()
+    said = tmp_path_factory.mktemp("children") / "said"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with said.open("w") as errors:
+        parent = subprocess.Popen(
+            [sys.executable, __file__],
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+
+    def run(folder, **death):
+        parent.stdin.write(json.dumps([options, str(folder), death]) + "\n")
+        parent.stdin.flush()
+        return int(parent.stdout.readline() or 1), said.read_text()[-3000:]
+
+    yield run
+    parent.communicate()
+
+
+@pytest.fixture(scope="module")
+def finish(tiny_config, build_run, scramble, arrays_of, tmp_path_factory):
+    """Finishes a run in this process: its last checkpoint's arrays and its last epoch's numbers."""
+    config = tiny_config(**OPTIONS)
+    method, data = build_run(config, tf.distribute.get_strategy())
+    start = arrays_of(method)
+
+    def run(folder):
+        scramble(method)
+        if not checkpoints.list_checkpoints(folder / "checkpoints"):
+            checkpoints.restore(state.full_state(method), start, source="the start")
+        loop.train(method, config, data, folder)
+        return ending(folder)
+
+    return run, run(tmp_path_factory.mktemp("whole"))
+
+
+def ending(folder):
+    assert names(folder) == [f"step_{step:08d}" for step in (LAST - EVERY, LAST)]
+    found, manifest = checkpoints.latest_checkpoint(folder / "checkpoints")
+    del manifest["logs"]["examples_per_second"]
+    return checkpoints.read_arrays(found), manifest["logs"]
+
+
+def names(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def assert_same(found, expected, where):
+    assert found[1] == expected[1], where
+    assert found[0].keys() == expected[0].keys()
+    for name, array in found[0].items():
+        np.testing.assert_array_equal(array, expected[0][name], err_msg=f"{name}, {where}")
+
+
+def newest(folder):
+    found = checkpoints.latest_checkpoint(folder / "checkpoints", mend=True)
+    return found[1]["step"] if found else 0
+
+
+def survive(child, finish, folder, deaths):
+    """Lives and dies in one folder; after every death the run could be finished exactly."""
+    resume, expected = finish
+    folder.mkdir()
+    step = 0
+    for place, death in enumerate([*deaths, None]):
+        # the last death is in the last epoch, whose numbers are compared
+        death = death or {"stage": "before the rename", "at": LAST - 2 - step}
+        where = f"death {place}: {death}"
+        code, said = child(folder, **death)
+        assert code == -signal.SIGKILL, f"{where}: {code}, {said}"
+        copy = folder.with_name(f"{folder.name}{place}")
+        shutil.copytree(folder, copy)
+        now = newest(copy)
+        if "stage" in death:
+            committed = STAGES[death["stage"]][1]
+            assert now == step + EVERY * (death["at"] - 1 + committed), where
+        assert step <= now < LAST - EVERY, where
+        step = now
+        assert_same(resume(copy), expected, where)
+        shutil.rmtree(copy)
+        if "stage" not in death and step > LAST // 2:  # else one might end before it is killed
+            shutil.rmtree(folder / "checkpoints")
+            step = 0
+    code, said = child(folder)
+    assert code == 0, said
+    assert_same(ending(folder), expected, "the last life")
+
+
+@pytest.mark.slow
+def test_killed_at_every_stage_of_writing_and_at_random(child, finish, tmp_path):
+    rng = np.random.default_rng(7)
+    stages = [{"stage": stage, "at": int(rng.integers(1, 3))} for stage in STAGES]
+    stages[SWEEPING]["at"] = 0  # at the start of a life
+    survive(child, finish, tmp_path / "stages", stages)
+    steps = [
+        {"at": int(rng.integers(1, 4)), "seconds": float(rng.uniform(0, 0.03))} for _ in range(8)
+    ]
+    starts = [{"seconds": float(rng.uniform(0, 3))} for _ in range(2)]
+    survive(child, finish, tmp_path / "random", [*steps[:4], *starts, *steps[4:]])
+
+
+if __name__ == "__main__":
+    serve()
