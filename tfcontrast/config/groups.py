@@ -84,9 +84,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """One name for a folder, with and without a slash at its end."""
-        path = self.dataset.removeprefix("folder:")
-        if path != self.dataset and path.strip("/"):
-            object.__setattr__(self, "dataset", "folder:" + path.rstrip("/"))
+        if isinstance(self.dataset, str) and self.dataset.startswith("folder:"):
+            path = self.dataset.rstrip("/")
+            object.__setattr__(self, "dataset", self.dataset if path == "folder:" else path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfcontrast.augment import ViewRecipe, example_seeds, make_view
+from tfcontrast.augment import ViewRecipe, crop_view, distort_view, example_seeds
 from tfcontrast.data.index_stream import index_stream
 from tfcontrast.data.reading import make_reader, stand_ins
 from tfcontrast.data.source import Source
@@ -35,12 +35,22 @@ def preview(
     """
     stream = index_stream(source.num_examples, batch_size, seed=seed)
     counters, indices = (rows[:count] for rows in next(iter(stream)))
-    views: list[list[tf.Tensor]] = [[] for _ in recipes]
-    for image, counter in zip(_show(source, indices), counters, strict=True):
-        for view, recipe in enumerate(recipes):
-            seeds = example_seeds(seed, counter[None], view)
-            views[view].append(make_view(image[None], seeds, recipe)[0])
-    return tuple(tf.stack(images) for images in views)
+    images = _show(source, indices)
+    views = []
+    for view, recipe in enumerate(recipes):
+        seeds = example_seeds(seed, counters, view)
+        if source.image_shape is not None:
+            crops = crop_view(tf.stack(images), seeds, recipe)
+        else:
+            crop = tf.function(
+                lambda image, own, recipe=recipe: crop_view(image[None], own[None], recipe),
+                # As in the pipeline: with known sizes another kernel would round otherwise.
+                [tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([2], tf.uint32)],
+            )
+            pairs = zip(images, tf.unstack(seeds), strict=True)
+            crops = tf.concat([crop(image, own) for image, own in pairs], 0)
+        views.append(distort_view(crops, seeds, recipe))
+    return tuple(views)
 
 
 def _show(source: Source, indices: tf.Tensor) -> list[tf.Tensor]:
