@@ -9,6 +9,7 @@ from tfcontrast.config import DIGITS_DEFAULTS
 from tfcontrast.errors import UserError
 from tfcontrast.methods import METHODS
 from tfcontrast.train.checkpoints import write_checkpoint
+from tfcontrast.train.manifest import hash_of
 from tfcontrast.train.options import make_config, method_fields
 
 
@@ -27,6 +28,18 @@ def checkpoint(tmp_path):
 
 def manifest_of(folder):
     return folder / "checkpoints" / "step_00000004" / "manifest.json"
+
+
+def rewrite(folder, **changes):
+    """Gives the manifest other contents, and the hash that goes with them."""
+    file = manifest_of(folder)
+    contents = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps(contents | {"sha256": hash_of(contents)}))
+    return file
+
+
+def options_of(folder):
+    return json.loads(manifest_of(folder).read_text())["config"]
 
 
 def refusal(**given):
@@ -149,10 +162,7 @@ def test_another_methods_protocol_on_this_encoder_is_allowed(checkpoint):
 )
 def test_a_manifest_with_other_options_is_refused_with_its_file(checkpoint, name, value, said):
     folder = checkpoint()
-    file = manifest_of(folder)
-    manifest = json.loads(file.read_text())
-    manifest["config"][name] = value
-    file.write_text(json.dumps(manifest))
+    file = rewrite(folder, config=options_of(folder) | {name: value})
     message = refusal(mode="eval", checkpoint=str(folder))
     assert message.startswith(f"{file.parent} is damaged or of another version")
     assert said in message
@@ -161,17 +171,13 @@ def test_a_manifest_with_other_options_is_refused_with_its_file(checkpoint, name
 @pytest.mark.parametrize("config", [None, [], "x"])
 def test_a_manifest_without_options_is_refused(checkpoint, config):
     folder = checkpoint()
-    file = manifest_of(folder)
-    file.write_text(json.dumps({**json.loads(file.read_text()), "config": config}))
-    assert "its options must be a table" in refusal(mode="eval", checkpoint=str(folder))
+    file = rewrite(folder, config=config)
+    assert "states no options" in refusal(mode="eval", checkpoint=str(file.parent))
 
 
 def test_options_of_a_newer_version_are_passed_over(checkpoint):
     folder = checkpoint()
-    file = manifest_of(folder)
-    manifest = json.loads(file.read_text())
-    manifest["config"]["an_option_of_tomorrow"] = 1
-    file.write_text(json.dumps(manifest))
+    rewrite(folder, config=options_of(folder) | {"an_option_of_tomorrow": 1})
     assert make_config({"mode": "eval", "checkpoint": str(folder)}).run.method == "supcon"
 
 

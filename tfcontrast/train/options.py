@@ -131,10 +131,8 @@ def _source_options(given: Mapping[str, Any]) -> dict[str, Any]:
 def _checkpoint_options(path: str, flag: str = "--checkpoint") -> dict[str, Any]:
     """The options that a checkpoint was made with, checked: they come from a file."""
     folder, manifest = find_checkpoint(path, flag=flag)
-    options = manifest.get("config")
+    options: dict[str, Any] = manifest["config"]
     try:
-        if not isinstance(options, dict):
-            raise UserError(f"its options must be a table. Received: {options!r}")
         _fill_config(_look_up(options.get("method")), options).validate()
     except UserError as error:
         raise UserError(
