@@ -156,8 +156,7 @@ def test_the_time_limit_is_the_shortest_and_counts_from_the_outer_start(hours):
         with listening(hours=hours[0] / 3600):
             time.sleep(0.3)
             with listening(hours=hours[1] / 3600):
-                while True:
-                    time.sleep(0.01)
+                wait_until(lambda: False)
 
     start = time.monotonic()
     with pytest.raises(Interrupted, match=r"^stopped by --max_runtime=0\.000111111; "):
