@@ -42,7 +42,7 @@ def drive(monkeypatch, tmp_path):
         steps_per_execution=1, optimizer=optimizer, distribute_strategy=tf.distribute.get_strategy()
     )
 
-    def run(*, last, first=0, full=(), ask=(None, None), writes=True, bad=(), **options):
+    def run(*, last, first=0, full=(), ask=(None, None), writes=True, **options):
         found.full, found.asked = full, ""
         saver = saving.Checkpoints(tmp_path, {}, keep=2, last_step=last, **options)
         stopper = saving.Stopper(saver if writes else None, last_step=last)
@@ -56,7 +56,6 @@ def drive(monkeypatch, tmp_path):
                 callback.on_train_begin()
             for batch in range(steps):
                 step = optimizer.iterations = step + 1
-                optimizer.bad_steps_in_a_row = tf.constant(int(step in bad))
                 found.asked = found.asked or ("SIGTERM" if ask == (step, None) else "")
                 for callback in callbacks:
                     callback.on_train_batch_end(batch, {"loss": tf.constant(0.5)})
@@ -170,12 +169,3 @@ def test_several_workers_stop_only_after_a_step(drive, monkeypatch, stage):
         drive(every=100, last=8, ask=(4, stage))
     assert drive.found.written == [5]
     assert asked == [False] * 4 + [True, False]
-
-
-def test_nothing_is_saved_while_steps_are_skipped_but_the_last_and_a_stop(drive):
-    found = drive(last=10, every=2, keep_every=3, bad=(2, 3, 4, 9, 10))
-    assert found.written == [6, 8, 10]
-    found.written.clear()
-    with pytest.raises(Interrupted):
-        drive(last=10, every=2, bad=(2, 3, 4), ask=(3, None))
-    assert found.written == [3]

@@ -19,8 +19,7 @@ class Checkpoints(keras.callbacks.Callback):
     At the end of an epoch it waits for the other callbacks and keeps the epoch's numbers too, so
     that nothing of that epoch is missing after a resume. A disk that is full does not end the
     training: the user is told, the checkpoints that are there stay, and the next one is tried in
-    its turn. While steps are being skipped it waits: those checkpoints would hold the weights that
-    fail, and push out the one that a rollback needs.
+    its turn.
 
     Args:
         folder: the run's ``checkpoints`` folder.
@@ -55,7 +54,7 @@ class Checkpoints(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves when it is time within an epoch."""
         self._step += self.model.steps_per_execution
-        if batch + 1 != self.params["steps"] and self._is_due():
+        if self._is_due() and batch + 1 != self.params["steps"]:
             self._save({})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -91,10 +90,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _is_due(self) -> bool:
         periods = [self._every, self._keep_every] if self._keep_every else [self._every]
-        if self._step == self._last:
-            return True
-        skipping = getattr(self.model.optimizer, "bad_steps_in_a_row", 0)
-        return any(self._step % n == 0 for n in periods) and not int(tf.convert_to_tensor(skipping))
+        return self._step == self._last or any(self._step % period == 0 for period in periods)
 
     def _save(
         self, logs: Mapping[str, Any], *, end_due: bool = False, goes_on: bool = True
