@@ -6,11 +6,16 @@ import pytest
 import tensorflow as tf
 
 from tfcontrast import distribute
-from tfcontrast.methods import METHODS
+from tfcontrast.methods import METHODS, Plan
 from tfcontrast.models import BatchNorm
 from tfcontrast.optim import make_optimizer
 
 SIDE, CLASSES = 8, 4
+PLAN = Plan(batch_size=16, num_examples=16, steps_per_epoch=4, total_steps=40, seed=3)
+# Options at the size of the backbone; a method that is not here takes its defaults.
+SMALL = {
+    "byol": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
+}
 # Small rates: five steps do not blow rounding up.
 OPTIMIZERS = {
     "lars": lambda: make_optimizer("lars", learning_rate=0.02, weight_decay=1e-4, momentum=0.9),
@@ -31,11 +36,17 @@ class TinyBackbone(keras.Model):
         self.conv2 = keras.layers.Conv2D(self.feature_dim, 3, 2, name="conv2", **same)
         self.norm2 = BatchNorm(name="norm2", dtype=dtype)
 
-    def call(self, images, training=False):
+    def endpoints(self, images, training=False):
         x = tf.nn.relu(self.norm1(self.conv1(images), training=training))
         x = tf.nn.relu(self.norm2(self.conv2(x), training=training))
-        x = x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
-        return tf.reduce_mean(x, [1, 2])
+        wide = x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
+        return {"group4": x, "features": tf.reduce_mean(wide, [1, 2])}
+
+    def call(self, images, training=False):
+        return self.endpoints(images, training)["features"]
+
+    def get_config(self):
+        return {"dtype": self.dtype_policy.name}
 
     def freeze(self, last_group):
         self.trainable = last_group < 4
@@ -53,11 +64,14 @@ def build_method(
     backbone = options.pop("backbone", TinyBackbone)
     dtype = options.pop("dtype", "float32")
     compiled = {"jit_compile": False, **options.pop("compile", {})}
+    if config is None:
+        config = METHODS[name].Config(**SMALL.get(name, {}))
     make = OPTIMIZERS.get(optimizer, optimizer) or (
         lambda: keras.optimizers.SGD(0.02, momentum=0.9)
     )
     keras.utils.set_random_seed(seed)
     with (strategy or tf.distribute.get_strategy()).scope():
+        options.setdefault("plan", PLAN)
         method = METHODS[name](backbone(dtype=dtype), config, num_classes=classes, **options)
         method.compile(optimizer=make(), **compiled)
         method.prepare(SIDE)

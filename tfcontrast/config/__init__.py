@@ -6,17 +6,17 @@ unique over all groups.
 
 from tfcontrast.config.config import Config, MethodConfig
 from tfcontrast.config.digits import DIGITS_DEFAULTS
+from tfcontrast.config.encoder import ModelConfig
 from tfcontrast.config.groups import (
     GROUPS,
     AugmentConfig,
     DataConfig,
     EvalConfig,
-    ModelConfig,
-    OptimConfig,
     RunConfig,
     StrategyConfig,
     TrainConfig,
 )
+from tfcontrast.config.optimization import OptimConfig
 from tfcontrast.config.option import (
     TYPE_NAMES,
     check_options,

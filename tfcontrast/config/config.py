@@ -6,17 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from tfcontrast.config.encoder import ModelConfig
 from tfcontrast.config.groups import (
     GROUPS,
     AugmentConfig,
     DataConfig,
     EvalConfig,
-    ModelConfig,
-    OptimConfig,
     RunConfig,
     StrategyConfig,
     TrainConfig,
 )
+from tfcontrast.config.optimization import OptimConfig
 from tfcontrast.config.option import check_options
 from tfcontrast.errors import UserError
 
@@ -33,6 +33,8 @@ class MethodConfig:
         "linear_eval": {},
         "finetune": {},
     }
+    DIGITS: ClassVar[Mapping[str, Any]] = {}
+    """Its own values for pretraining on the embedded digits, which go over ``DIGITS_DEFAULTS``."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,7 @@ class Config:
         self._validate_crop_area()
         self._validate_decay_epochs()
         self._validate_clipping()
+        self._validate_weight_decay()
 
     def _validate_crop_area(self) -> None:
         low, high = self.augment.crop_area_min or 0.08, self.augment.crop_area_max or 1.0
@@ -97,6 +100,18 @@ class Config:
             raise UserError(
                 "--clip_norm and --clip_tensor_norm exclude each other; set one of them to 0. "
                 f"Received: {whole:g} and {each:g}"
+            )
+
+    def _validate_weight_decay(self) -> None:
+        first, last = self.optim.weight_decay, self.optim.final_weight_decay
+        if not first and last >= 0:
+            raise UserError(
+                "--final_weight_decay needs a --weight_decay above 0 to start from. Received: "
+                f"{last:g} and {first:g}"
+            )
+        if -1 < last < 0:
+            raise UserError(
+                f"--final_weight_decay must be -1 (constant), or 0 or more. Received: {last:g}"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""The options that every run has, by topic."""
+"""The options that every run has, by topic; those of encoder and optimizer stand beside."""
 
 import dataclasses
 
+from tfcontrast.config.encoder import ModelConfig
+from tfcontrast.config.optimization import OptimConfig
 from tfcontrast.config.option import option
 
 
@@ -107,96 +109,6 @@ class AugmentConfig:
     )
     crop_area_max: float | None = option(
         None, "Largest share of the image's area in a crop.", low=0.001, high=1
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The encoder."""
-
-    resnet_depth: int = option(50, "Layers of the ResNet.", choices=(10, 18, 34, 50, 101, 152, 200))
-    width_multiplier: float = option(
-        1.0, "Multiplies every width of the ResNet; may be a fraction.", low=0.01, high=16
-    )
-    stem: str = option(
-        "auto",
-        "First layers: imagenet (7x7 stride 2, pool), cifar (3x3), cifar_stride2 (3x3 stride 2); "
-        "auto: by image_size.",
-        choices=("auto", "imagenet", "cifar", "cifar_stride2"),
-    )
-    sk_ratio: float = option(
-        0.0, "Selective kernels' ratio; 0: none (SimCLR v2: 0.0625).", low=0, high=1
-    )
-    se_ratio: float = option(0.0, "Squeeze-and-excitation ratio; 0: none.", low=0, high=1)
-    shortcut: str = option(
-        "torchvision",
-        "Projection shortcuts: where shapes change (torchvision), or also in the first group "
-        "(simclr).",
-        choices=("torchvision", "simclr"),
-    )
-    output_stride: int = option(
-        32, "Stride of the last group; below 32 by dilated convolutions.", choices=(32, 16, 8)
-    )
-    zero_init_last_gamma: bool = option(True, "Start every residual branch at zero.")
-    batch_norm_decay: float = option(0.9, "Decay of batch norm's moving statistics.", low=0, high=1)
-    global_bn: bool = option(True, "Batch-norm statistics over all replicas.")
-    input_normalization: str = option(
-        "none",
-        "Mean and deviation that the encoder subtracts and divides by.",
-        choices=("none", "imagenet", "cifar10", "cifar100", "half"),
-    )
-    precision: str = option(
-        "float32",
-        "float32 or bfloat16 compute; losses and state stay float32.",
-        choices=("float32", "bfloat16"),
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """How weights move."""
-
-    optimizer: str = option(
-        "lars", "The optimizer.", choices=("lars", "sgd", "rmsprop", "adam", "adamw", "lamb")
-    )
-    learning_rate: float = option(0.3, "Base learning rate, before learning_rate_scaling.", low=0)
-    learning_rate_scaling: str = option(
-        "linear",
-        "linear: x batch/256; sqrt: x sqrt(batch); none.",
-        choices=("linear", "sqrt", "none"),
-    )
-    warmup_epochs: float = option(10.0, "Epochs of linear warm-up from 0.", low=0, high=1e6)
-    learning_rate_schedule: str = option(
-        "cosine", "What follows the warm-up.", choices=("cosine", "step", "exponential", "constant")
-    )
-    final_learning_rate: float = option(
-        0.0, "End of the cosine, as a share of the peak.", low=0, high=1
-    )
-    decay_epochs: str = option(
-        "", "step: comma-separated epochs of each decay; exponential: epochs per decay."
-    )
-    decay_rate: float = option(0.1, "Factor of each decay.", low=0, high=1)
-    weight_decay: float = option(
-        1e-6, "Weight decay; biases and norms have none (lars_variant=larc: they do).", low=0
-    )
-    decay_all: bool = option(False, "Decay biases and norms too, as PyTorch's plain SGD does.")
-    momentum: float = option(0.9, "Momentum of sgd, lars and rmsprop.", low=0, high=1)
-    nesterov: bool = option(False, "Nesterov momentum for sgd and lars.")
-    lars_variant: str = option(
-        "simclr",
-        "Which LARS; see tfcontrast/optim/lars.py.",
-        choices=("simclr", "byol", "larc", "solo"),
-    )
-    trust_coefficient: float = option(
-        0.0, "LARS's trust coefficient; 0: the variant's own (0.001, solo 0.02).", low=0
-    )
-    clip_norm: float = option(
-        0.0, "Clips the summed gradient's global norm; 0: no clipping.", low=0
-    )
-    clip_tensor_norm: float = option(
-        0.0,
-        "Clips the norm of each variable's summed gradient instead; 0: no clipping.",
-        low=0,
     )
 
 

@@ -1,20 +1,26 @@
 """The methods: one file each, and the table that ``--method`` chooses from."""
 
 from tfcontrast.methods.base import Method
+from tfcontrast.methods.byol import BYOL, BYOLConfig
+from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.projection import ProjectionConfig, make_projector
 from tfcontrast.methods.simclr import SimCLR, SimCLRConfig
 from tfcontrast.methods.supcon import SupCon, SupConConfig
 from tfcontrast.methods.supervised import Supervised, SupervisedConfig
 
 METHODS: dict[str, type[Method]] = {
+    "byol": BYOL,
     "simclr": SimCLR,
     "supcon": SupCon,
     "supervised": Supervised,
 }
 
 __all__ = [
+    "BYOL",
     "METHODS",
+    "BYOLConfig",
     "Method",
+    "Plan",
     "ProjectionConfig",
     "SimCLR",
     "SimCLRConfig",

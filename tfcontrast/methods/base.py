@@ -1,8 +1,9 @@
 """What every method shares: one step, exact on any number of replicas, and a linear probe beside.
 
 A method is a final subclass of :class:`Method`. It builds what its paper draws in ``__init__``,
-runs the figure in ``call`` and returns named scalars from ``compute_losses``; ``after_update``
-moves what is not trained by gradients.
+runs the figure in ``call`` and returns named scalars from ``compute_losses``. What carries no
+gradient, such as the embeddings of a slow copy, comes from ``targets``; ``after_update`` moves what
+is not trained by gradients.
 """
 
 import abc
@@ -14,33 +15,9 @@ import tensorflow as tf
 
 from tfcontrast import distribute
 from tfcontrast.config import MethodConfig
-from tfcontrast.optim import Adam, SummedOptimizer, variable_roles
-
-
-class SharedMean(keras.metrics.Mean):
-    """A running mean of a value that is the same on every replica.
-
-    Keras's own adds the replicas' shares up when it is read and deals the sum out evenly when it is
-    restored, so that a resumed run would not hold the very same numbers on every replica.
-    """
-
-    def add_variable(self, *args: Any, **options: Any) -> keras.Variable:
-        """As Keras's, but reading takes one replica's value and assigning sets every replica's."""
-        return super().add_variable(*args, **{**options, "aggregation": "only_first_replica"})
-
-    def update_state(self, value: tf.Tensor) -> None:
-        """Takes a scalar in, unless it is not finite: the mean would never be a number again."""
-        value = tf.cast(value, self.dtype)
-        finite = tf.math.is_finite(value)
-        # The weight 0 alone would not do: 0 x NaN is NaN.
-        super().update_state(
-            tf.where(finite, value, tf.zeros_like(value)), tf.cast(finite, self.dtype)
-        )
-
-    def result(self) -> tf.Tensor:
-        """The mean of the finite values; NaN without any, since 0 would look like a loss."""
-        count = tf.convert_to_tensor(self.count)
-        return tf.where(count > 0, super().result(), tf.constant(float("nan"), count.dtype))
+from tfcontrast.methods.plan import Plan
+from tfcontrast.methods.shared_mean import SharedMean
+from tfcontrast.optim import Adam, Group, SkippingOptimizer, SummedOptimizer, variable_roles
 
 
 class Method(keras.Model, abc.ABC):
@@ -52,6 +29,7 @@ class Method(keras.Model, abc.ABC):
 
     Args:
         backbone: [B, H, W, 3] images in [0, 1] to [B, D] features; has ``feature_dim``.
+        plan: the numbers of the run; methods with schedules, queues or banks say what they need.
         num_classes: classes of the linear probe that trains beside on stop-gradient features; 0
             leaves it out.
         probe_learning_rate: Adam's learning rate for the probe.
@@ -67,11 +45,20 @@ class Method(keras.Model, abc.ABC):
 
     needs_labels: ClassVar[bool] = False
 
+    encoder_name: ClassVar[str] = "backbone"
+    """The network that ``embed`` runs, as the state names it."""
+
     def __init__(
-        self, backbone: keras.Model, *, num_classes: int = 0, probe_learning_rate: float = 1e-3
+        self,
+        backbone: keras.Model,
+        *,
+        plan: Plan | None = None,
+        num_classes: int = 0,
+        probe_learning_rate: float = 1e-3,
     ) -> None:
         super().__init__(name=type(self).__name__.lower())
         self.backbone = backbone
+        self.plan = plan or Plan()
         self.probe: Any = None
         self.probe_optimizer: Any = None
         names = self.metric_names
@@ -85,6 +72,17 @@ class Method(keras.Model, abc.ABC):
             names = (*names, "probe_loss", "probe_top1")
         self._trackers = {name: SharedMean(name=name) for name in names}
 
+    @classmethod
+    def make_projector(cls, config: Any, *, global_bn: bool = True) -> Any:
+        """The projector that the options describe, not built; None for a method without one.
+
+        Args:
+            config: one of ``Config``.
+            global_bn: take batch norm's statistics over all replicas.
+        """
+        del config, global_bn
+        return None
+
     @abc.abstractmethod
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Runs the method's figure.
@@ -97,6 +95,19 @@ class Method(keras.Model, abc.ABC):
             Named tensors, among them ``"features"`` [V * B, D], grouped by view.
         """
 
+    def targets(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
+        """Runs what carries no gradient, before the tape: slow copies of the networks.
+
+        Args:
+            views: as ``call`` gets them.
+            training: whether batch norm uses the batch's statistics.
+
+        Returns:
+            Named tensors, which ``compute_losses`` finds among its outputs.
+        """
+        del views, training
+        return {}
+
     @abc.abstractmethod
     def compute_losses(
         self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]
@@ -104,10 +115,18 @@ class Method(keras.Model, abc.ABC):
         """Computes this replica's scalars, keyed as ``metric_names``.
 
         Their mean over the replicas is the global batch's value.
+
+        Args:
+            outputs: what ``targets`` and ``call`` returned, and ``"step"``, the number of steps
+                before this one.
+            batch: this replica's share of the global batch.
         """
 
     def after_update(self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]) -> None:
         """Moves EMA copies, queues and centers after the update; most methods have none.
+
+        ``outputs`` are those of ``compute_losses`` and ``"taken"``, whether the optimizer took the
+        step: a copy must not follow weights that stood still.
 
         What is taken from the batch (keys into a queue, means into a center) must not be taken when
         it is not finite: the step was skipped, and the state would carry NaN into the next ones.
@@ -131,15 +150,37 @@ class Method(keras.Model, abc.ABC):
         """Nothing of its own: the parts are built by the first call, in :meth:`prepare`."""
         self.built = True
 
+    def initialize(self) -> None:
+        """Sets what starts as a function of the built networks: slow copies start as copies."""
+
+    def untrained_layers(self) -> Sequence[keras.Layer]:
+        """Layers whose variables the main optimizer leaves alone although they are parameters.
+
+        A slow copy keeps ``trainable=True``: without it its batch norm would be in inference mode.
+        """
+        return ()
+
+    def parameter_groups(self) -> Sequence[Group]:
+        """Variables that the main optimizer treats apart: frozen at first, or at another rate.
+
+        Keras's own optimizers know no groups and treat all variables alike.
+        """
+        return ()
+
+    def current_step(self) -> tf.Tensor:
+        """Steps before this one, an int64 scalar; for ``targets`` and ``call``."""
+        return tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int64)
+
     def embed(self, images: tf.Tensor) -> tf.Tensor:
         """The features that evaluators use: [B, H, W, 3] in [0, 1] to float32 [B, D]."""
         return tf.cast(self.backbone(images, training=False), tf.float32)
 
     @property
     def encoder_variables(self) -> list[keras.Variable]:
-        """What the main optimizer trains: everything but the probe."""
-        probe = {id(v) for v in self.probe.trainable_variables} if self.probe else set()
-        return [v for v in self.trainable_variables if id(v) not in probe]
+        """What the main optimizer trains: everything but the probe and slow copies."""
+        apart = [*self.untrained_layers(), *([self.probe] if self.probe else [])]
+        left_out = {id(v) for layer in apart for v in layer.trainable_variables}
+        return [v for v in self.trainable_variables if id(v) not in left_out]
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -149,9 +190,11 @@ class Method(keras.Model, abc.ABC):
     def prepare(self, image_size: int) -> None:
         """Creates every variable, the optimizers' too; call it in scope, after ``compile``."""
         views = (tf.zeros([2, image_size, image_size, 3]),) * self.num_views
+        self.targets(views)
         outputs = self(views, training=False)
+        self.initialize()
         if isinstance(self.optimizer, SummedOptimizer):
-            self.optimizer.set_roles(variable_roles(self))
+            self.optimizer.set_roles(variable_roles(self), self.parameter_groups())
         self.optimizer.build(self.encoder_variables)
         if self.probe is not None:
             self.probe(outputs["features"])
@@ -159,8 +202,9 @@ class Method(keras.Model, abc.ABC):
 
     def train_step(self, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """One step on this replica's share of the global batch."""
+        constants = {"step": self.current_step(), **self.targets(batch["views"], training=True)}
         with tf.GradientTape() as tape:
-            outputs = self(batch["views"], training=True)
+            outputs = {**constants, **self(batch["views"], training=True)}
             losses = self.compute_losses(outputs, batch)
             # Optimizers add the replicas' gradients up, so each replica brings its share of the
             # global mean.
@@ -172,8 +216,14 @@ class Method(keras.Model, abc.ABC):
                 **losses,
                 **self._train_probe(tf.stop_gradient(outputs["features"]), batch["label"]),
             }
-        self.after_update(outputs, batch)
+        self.after_update({**outputs, "taken": self._taken()}, batch)
         return self._track(losses)
+
+    def _taken(self) -> tf.Tensor:
+        """Whether the optimizer took this step, a bool scalar."""
+        if not isinstance(self.optimizer, SkippingOptimizer):
+            return tf.constant(True)
+        return tf.equal(tf.convert_to_tensor(self.optimizer.bad_steps_in_a_row), 0)
 
     def _track(self, losses: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Moves the running means by the global batch's values, in one small collective."""

@@ -7,7 +7,8 @@ import keras
 import tensorflow as tf
 
 from tfcontrast.config import MethodConfig, option
-from tfcontrast.models import Projector
+from tfcontrast.methods import shared_options
+from tfcontrast.models import Projector, forward_views
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,9 +20,9 @@ class ProjectionConfig(MethodConfig):
         "The projector: none, linear or nonlinear.",
         choices=("none", "linear", "nonlinear"),
     )
-    num_proj_layers: int = option(2, "Layers of the nonlinear projector.", low=1, high=16)
-    proj_hidden_dim: int = option(0, "Width of its hidden layers; 0: the backbone's.", low=0)
-    proj_out_dim: int = option(128, "Dimensions of the embedding.", low=1)
+    num_proj_layers: int = shared_options.num_proj_layers(2)
+    proj_hidden_dim: int = shared_options.proj_hidden_dim(0)
+    proj_out_dim: int = shared_options.proj_out_dim(128)
     proj_batch_norm: bool = option(True, "Batch norm after the projector's layers.")
 
 
@@ -52,5 +53,5 @@ def encode_views(
     Returns:
         ``"features"`` [V * B, D] and ``"embeddings"`` [V * B, d], grouped by view.
     """
-    features = backbone(tf.concat(views, 0), training=training)
+    features = forward_views(backbone, views, training)
     return {"features": features, "embeddings": projector(features, training=training)}

@@ -18,18 +18,21 @@ import tensorflow as tf
 
 from tfcontrast import distribute, losses
 from tfcontrast.config import option
+from tfcontrast.methods import shared_options
 from tfcontrast.methods.base import Method
+from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.projection import ProjectionConfig, encode_views, make_projector
 from tfcontrast.methods.supervised import FINETUNE_DEFAULTS
+from tfcontrast.models import Projector
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SupConConfig(ProjectionConfig):
     """SupCon's options."""
 
-    num_proj_layers: int = option(2, "Layers of the nonlinear projector.", low=1, high=16)
+    num_proj_layers: int = shared_options.num_proj_layers(2)
     proj_batch_norm: bool = option(False, "Batch norm after the projector's layers.")
-    temperature: float = option(0.1, "Temperature of the contrastive loss.", low=1e-4)
+    temperature: float = shared_options.temperature(0.1)
     supcon_variant: str = option(
         "out",
         "Sum over positives outside (the paper's L_out) or inside (L_in) the log.",
@@ -94,12 +97,18 @@ class SupCon(Method):
         backbone: keras.Model,
         config: SupConConfig | None = None,
         *,
+        plan: Plan | None = None,
         num_classes: int = 0,
         global_bn: bool = True,
     ) -> None:
-        super().__init__(backbone, num_classes=num_classes)
+        super().__init__(backbone, plan=plan, num_classes=num_classes)
         self.config = config or SupConConfig()
-        self.projector = make_projector(self.config, global_bn=global_bn)
+        self.projector = self.make_projector(self.config, global_bn=global_bn)
+
+    @classmethod
+    def make_projector(cls, config: SupConConfig, *, global_bn: bool = True) -> Projector:
+        """The projector that the options describe."""
+        return make_projector(config, global_bn=global_bn)
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Two views [B, H, W, 3] to features [2B, D] and embeddings [2B, d]."""

@@ -16,7 +16,8 @@ import tensorflow as tf
 from tfcontrast import losses
 from tfcontrast.config import MethodConfig, option
 from tfcontrast.methods.base import Method
-from tfcontrast.models import Projector, ResNet
+from tfcontrast.methods.plan import Plan
+from tfcontrast.models import Perceptron, Projector, ResNet
 
 FROZEN_ENCODER = 4
 
@@ -73,6 +74,7 @@ class Supervised(Method):
         backbone: the encoder.
         config: its options.
         num_classes: classes of the classifier.
+        plan: the numbers of the run; unused.
         global_bn: unused: this method adds no batch norm of its own.
         projector: the pretrained projector whose first layers stay under the classifier.
         projector_layers: how many of them: 0 none, -1 all.
@@ -96,13 +98,14 @@ class Supervised(Method):
         config: SupervisedConfig | None = None,
         *,
         num_classes: int,
+        plan: Plan | None = None,
         global_bn: bool = True,
-        projector: Projector | None = None,
+        projector: Projector | Perceptron | None = None,
         projector_layers: int = 0,
         frozen_groups: int = -1,
         zero_init: bool = False,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, plan=plan)
         self.config = config or SupervisedConfig()
         self.projector = projector if projector_layers else None
         self.projector_layers = projector_layers
@@ -116,7 +119,7 @@ class Supervised(Method):
             self.projector.build((None, backbone.feature_dim))
             self._settle_projector(self.projector)
 
-    def _settle_projector(self, projector: Projector) -> None:
+    def _settle_projector(self, projector: Projector | Perceptron) -> None:
         """Freezes the layers above the classifier's input, under a frozen backbone all of them."""
         last = len(projector.dense_layers)
         if not -1 <= self.projector_layers <= last:
@@ -127,7 +130,8 @@ class Supervised(Method):
         if self.frozen_groups == FROZEN_ENCODER:
             kept = 0
         for layer in (*projector.dense_layers[kept:], *projector.norms[kept:]):
-            layer.trainable = False
+            if layer is not None:
+                layer.trainable = False
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """One view through backbone, kept projector layers and classifier."""

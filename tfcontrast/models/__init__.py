@@ -4,6 +4,7 @@ from tfcontrast.models.batch_norm import BatchNorm
 from tfcontrast.models.ema import copy_weights, cosine_ema_decay, update_ema
 from tfcontrast.models.heads import Projector
 from tfcontrast.models.memory_bank import MemoryBank
+from tfcontrast.models.multi_crop import forward_views
 from tfcontrast.models.normalized_dense import Prototypes, WeightNormDense
 from tfcontrast.models.perceptron import Perceptron
 from tfcontrast.models.queue import Queue
@@ -27,6 +28,7 @@ __all__ = [
     "WeightNormDense",
     "copy_weights",
     "cosine_ema_decay",
+    "forward_views",
     "load_torchvision_state",
     "torchvision_names",
     "torchvision_state",

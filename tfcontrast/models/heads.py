@@ -71,6 +71,11 @@ class Projector(keras.Model):
         self.norms: list[BatchNorm] = []
 
     @property
+    def num_layers(self) -> int:
+        """How many dense layers it has."""
+        return int({"none": 0, "linear": 1}.get(self._config["mode"], self._config["num_layers"]))
+
+    @property
     def embedding_dim(self) -> int:
         """Width of z; with ``mode="none"`` known once the model is built."""
         if self._config["mode"] != "none":
@@ -83,7 +88,7 @@ class Projector(keras.Model):
         """Makes the layers for features of this width."""
         self._feature_dim = width = input_shape[-1]
         config = self._config
-        count = {"none": 0, "linear": 1, "nonlinear": config["num_layers"]}[config["mode"]]
+        count = self.num_layers
         for i in range(1, count + 1):
             last = i == count
             units = config["output_dim"] if last else config["hidden_dim"] or input_shape[-1]

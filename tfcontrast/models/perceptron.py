@@ -166,6 +166,11 @@ class Perceptron(keras.Model):
         self.norms: list[BatchNorm | None] = []
 
     @property
+    def num_layers(self) -> int:
+        """How many dense layers it has."""
+        return len(self._config["widths"])
+
+    @property
     def embedding_dim(self) -> int:
         """Width of the output; where it is the input's, known once the model is built."""
         width = int(self._config["widths"][-1])

@@ -3,6 +3,7 @@
 from tfcontrast.optim.adaptive import LAMB, Adam, AdamW, RMSprop
 from tfcontrast.optim.base import SummedOptimizer
 from tfcontrast.optim.factory import OPTIMIZERS, make_optimizer
+from tfcontrast.optim.groups import Group
 from tfcontrast.optim.lars import LARS, LARS_VARIANTS
 from tfcontrast.optim.roles import ROLES, variable_roles
 from tfcontrast.optim.schedules import (
@@ -13,6 +14,7 @@ from tfcontrast.optim.schedules import (
     scaled_learning_rate,
 )
 from tfcontrast.optim.sgd import SGD
+from tfcontrast.optim.skipping import SkippingOptimizer
 
 __all__ = [
     "DECAYS",
@@ -25,7 +27,9 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Group",
     "RMSprop",
+    "SkippingOptimizer",
     "SummedOptimizer",
     "WarmupSchedule",
     "make_optimizer",

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
+from tfcontrast.optim.groups import EVERYTHING, Group, group_by_variable
 from tfcontrast.optim.skipping import SkippingOptimizer
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
@@ -95,17 +96,19 @@ class SummedOptimizer(SkippingOptimizer):
         self.clip_norm = clip_norm
         self.clip_tensor_norm = clip_tensor_norm
         self._role_of: Callable[[int], str | None] | None = None
+        self._group_of: Callable[[int, Group], Group] = {}.get  # type: ignore[assignment]
 
-    def set_roles(self, roles: Mapping[int, str]) -> None:
-        """Gives the roles that the exclusions refer to, before `build`.
+    def set_roles(self, roles: Mapping[int, str], groups: Sequence[Group] = ()) -> None:
+        """Gives the roles that the exclusions refer to, and groups, before `build`.
 
         Without it a variable of rank 0 or 1 counts as "bias or norm", any other as "kernel".
 
         Args:
             roles: what `variable_roles` returns.
+            groups: variables that are treated apart.
 
         Raises:
-            ValueError: the optimizer is built already.
+            ValueError: the optimizer is built already, or groups overlap or hold nothing.
         """
         if self.built:
             raise ValueError(
@@ -113,6 +116,7 @@ class SummedOptimizer(SkippingOptimizer):
             )
         # A bound method: Keras and TensorFlow would wrap and track a dictionary attribute.
         self._role_of = dict(roles).get
+        self._group_of = group_by_variable(groups, roles).get
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the slots, and settles for every variable what is done to it.
@@ -128,9 +132,10 @@ class SummedOptimizer(SkippingOptimizer):
         self._undecayed = self._places(variables, self.exclude_from_decay)
         self._unadapted = self._places(variables, self.exclude_from_adaptation)
         frozen = [(self._places(variables, [role]), count) for role, count in self.freeze_steps]
+        self._groups = tuple(self._group_of(id(variable), EVERYTHING) for variable in variables)
         self._first_steps = tuple(
-            max([count for places, count in frozen if index in places], default=0)
-            for index in range(len(variables))
+            max([group.freeze_steps, *(count for places, count in frozen if index in places)])
+            for index, group in enumerate(self._groups)
         )
         super().build(variables)
 
@@ -146,7 +151,7 @@ class SummedOptimizer(SkippingOptimizer):
         """
         dtype = variable.dtype
         gradient = tf.cast(tf.convert_to_tensor(gradient), dtype)
-        learning_rate = tf.cast(learning_rate, dtype)
+        learning_rate = tf.cast(self._rate_of(self.group(variable), learning_rate), dtype)
         first_step = self._first_steps[self._get_variable_index(variable)]
         if not first_step:
             self.descend(gradient, variable, learning_rate)
@@ -158,6 +163,16 @@ class SummedOptimizer(SkippingOptimizer):
 
         step = tf.convert_to_tensor(self.iterations)
         tf.cond(step >= first_step, thawed, lambda: tf.constant(False))
+
+    def group(self, variable: tf.Variable) -> Group:
+        """The group of a variable; that of all others for one that is in none."""
+        return self._groups[self._get_variable_index(variable)]
+
+    def _rate_of(self, group: Group, learning_rate: tf.Tensor) -> Any:
+        if group.constant_rate:
+            schedule: Any = self._learning_rate
+            learning_rate = getattr(schedule, "peak", learning_rate)
+        return learning_rate if group.rate_scale == 1.0 else learning_rate * group.rate_scale
 
     @abstractmethod
     def descend(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:

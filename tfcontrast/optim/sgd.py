@@ -61,9 +61,11 @@ class SGD(SummedOptimizer):
         if not self.momentum:
             return gradient
         velocity = self._velocities[self._get_variable_index(variable)]
-        moved = self.momentum * tf.convert_to_tensor(velocity) + gradient
+        own = self.group(variable).momentum
+        momentum = self.momentum if own is None else own
+        moved = momentum * tf.convert_to_tensor(velocity) + gradient
         self.assign(velocity, moved)
-        return gradient + self.momentum * moved if self.nesterov else moved
+        return gradient + momentum * moved if self.nesterov else moved
 
     def get_config(self) -> dict[str, Any]:
         """Returns every option."""

@@ -7,13 +7,14 @@ import keras
 import tensorflow as tf
 
 from tfcontrast import data as data_lib
-from tfcontrast import optim
 from tfcontrast.augment import ViewRecipe, view_recipes
 from tfcontrast.config import Config
 from tfcontrast.errors import UserError
-from tfcontrast.methods import METHODS, Method, Supervised
+from tfcontrast.methods import METHODS, Method, Plan, Supervised
+from tfcontrast.methods.multi_crop import MultiCropConfig
 from tfcontrast.models import ResNet
 from tfcontrast.models.resnet import resolve_stem
+from tfcontrast.train.optimizers import make_run_optimizer
 
 # Images of one size up to this are trained at it, others at 224 pixels.
 _LARGEST_NATURAL_SIZE = 96
@@ -138,10 +139,34 @@ def make_recipes(config: Config, image_size: int) -> tuple[ViewRecipe, ...]:
         options.augmentation,
         image_size=image_size,
         num_views=1 if classifies else METHODS[config.run.method].num_views,
+        **({} if classifies else _local_views(config)),
         color_jitter_strength=options.color_jitter_strength,
         use_blur=options.use_blur,
         crop_area=area,
     )
+
+
+def _local_views(config: Config) -> dict[str, Any]:
+    """The options of the small views, for methods that take them."""
+    method = config.method
+    if not isinstance(method, MultiCropConfig) or not method.num_local_views:
+        return {}
+    low, high = method.local_crop_area_min, method.local_crop_area_max
+    if (low is None) != (high is None):
+        raise UserError(
+            "--local_crop_area_min and --local_crop_area_max go together. Received: "
+            f"{low} and {high}"
+        )
+    if low is not None and high is not None and low > high:
+        raise UserError(
+            f"--local_crop_area_min must not exceed --local_crop_area_max. Received: {low:g} and "
+            f"{high:g}"
+        )
+    return {
+        "num_local_views": method.num_local_views,
+        "local_image_size": method.local_image_size or None,
+        "local_crop_area": None if low is None else (low, high),
+    }
 
 
 def build_backbone(config: Config, image_size: int) -> ResNet:
@@ -177,16 +202,32 @@ def build_method(config: Config, data: RunData) -> Method:
     method: Method = make(
         build_backbone(config, data.image_size),
         config.method,
+        plan=make_plan(config, data),
         num_classes=data.train.num_classes if probes else 0,
         global_bn=config.model.global_bn,
     )
     return compile_method(method, config, data)
 
 
+def make_plan(config: Config, data: RunData) -> Plan:
+    """The numbers of the run that methods may know."""
+    batch_size = config.train.train_batch_size
+    steps = data_lib.steps_per_epoch(data.train, batch_size)
+    return Plan(
+        batch_size=batch_size,
+        num_examples=data.train.num_examples,
+        steps_per_epoch=steps,
+        total_steps=total_steps(config, steps),
+        seed=config.run.seed,
+    )
+
+
 def compile_method(method: Method, config: Config, data: RunData) -> Method:
     """Gives a method its optimizer and creates every variable."""
     steps = data_lib.steps_per_epoch(data.train, config.train.train_batch_size)
-    method.compile(optimizer=make_run_optimizer(config, steps), jit_compile="auto")
+    method.compile(
+        optimizer=make_run_optimizer(config, steps, total_steps(config, steps)), jit_compile="auto"
+    )
     method.prepare(data.image_size)
     return method
 
@@ -200,44 +241,6 @@ def resolved_options(config: Config, data: RunData) -> dict[str, Any]:
 def total_steps(config: Config, steps_per_epoch: int) -> int:
     """The run's length: ``train_steps`` when set, else whole epochs."""
     return config.train.train_steps or config.train.train_epochs * steps_per_epoch
-
-
-def make_run_optimizer(config: Config, steps_per_epoch: int) -> Any:
-    """The optimizer and its schedule over the run's length."""
-    options = config.optim
-    decay_steps = []
-    if options.learning_rate_schedule in ("step", "exponential"):
-        epochs = [float(word) for word in options.decay_epochs.split(",")]
-        decay_steps = [max(1, round(epoch * steps_per_epoch)) for epoch in epochs]
-    staircase = options.learning_rate_schedule == "exponential"
-    peak = optim.scaled_learning_rate(
-        options.learning_rate, config.train.train_batch_size, options.learning_rate_scaling
-    )
-    steps = total_steps(config, steps_per_epoch)
-    schedule = optim.WarmupSchedule(
-        peak,
-        total_steps=steps,
-        warmup_steps=min(steps, round(options.warmup_epochs * steps_per_epoch)),
-        decay=options.learning_rate_schedule,
-        final_fraction=options.final_learning_rate,
-        decay_steps=decay_steps,
-        decay_rate=options.decay_rate,
-        hold_steps=decay_steps[0] if staircase else 1,
-    )
-    # larc adapts and decays every parameter by its definition; the others leave biases and norms.
-    spared = None if options.lars_variant == "larc" else ("bias", "norm")
-    return optim.make_optimizer(
-        options.optimizer,
-        learning_rate=schedule,
-        weight_decay=options.weight_decay,
-        momentum=options.momentum,
-        nesterov=options.nesterov,
-        lars_variant=options.lars_variant,
-        trust_coefficient=options.trust_coefficient or None,
-        clip_norm=options.clip_norm or None,
-        clip_tensor_norm=options.clip_tensor_norm or None,
-        exclude_from_decay=() if options.decay_all else spared,
-    )
 
 
 def check_batch(config: Config, strategy: tf.distribute.Strategy) -> None:

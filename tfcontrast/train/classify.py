@@ -11,7 +11,7 @@ from tfcontrast import data as data_lib
 from tfcontrast import evaluate
 from tfcontrast.config import Config
 from tfcontrast.errors import UserError
-from tfcontrast.methods import ProjectionConfig, Supervised, make_projector
+from tfcontrast.methods import METHODS, Supervised
 from tfcontrast.methods.supervised import FROZEN_ENCODER, SupervisedConfig
 from tfcontrast.train import build, checkpoints, state
 from tfcontrast.train.console import percent, say, table
@@ -66,15 +66,17 @@ def build_classifier(config: Config, data: build.RunData) -> Supervised:
     layers = options.ft_proj_selector if config.run.train_mode == "finetune" else 0
     projector = None
     if layers:
-        if not isinstance(config.method, ProjectionConfig):
+        projector = METHODS[config.run.method].make_projector(
+            config.method, global_bn=config.model.global_bn
+        )
+        if projector is None:
             raise UserError(
                 f"--ft_proj_selector={layers}: --method={config.run.method} has no projector"
             )
-        projector = make_projector(config.method, global_bn=config.model.global_bn)
-        mode = config.method.proj_head_mode
-        depth = {"none": 0, "linear": 1}.get(mode, config.method.num_proj_layers)
-        if layers > depth:
-            raise UserError(f"--ft_proj_selector={layers}: the projector has {depth} layers")
+        if layers > projector.num_layers:
+            raise UserError(
+                f"--ft_proj_selector={layers}: the projector has {projector.num_layers} layers"
+            )
     method = Supervised(
         build.build_backbone(config, data.image_size),
         config.method if isinstance(config.method, SupervisedConfig) else None,
@@ -93,10 +95,15 @@ def _restore_encoder(method: Supervised, checkpoint: pathlib.Path, config: Confi
     encoder = {name: v for name, v in state.model_state(method).items() if name.startswith(parts)}
     checkpoints.restore(
         encoder,
-        checkpoints.read_arrays(checkpoint),
+        _encoder_arrays(checkpoint, config),
         source=str(checkpoint),
         allow_missing=config.run.allow_missing,
     )
+
+
+def _encoder_arrays(checkpoint: pathlib.Path, config: Config) -> dict[str, Any]:
+    name = METHODS[config.run.method].encoder_name
+    return state.as_backbone(checkpoints.read_arrays(checkpoint), name)
 
 
 def measure_classifier(
@@ -149,7 +156,7 @@ def _logistic_regression(config: Config, data: build.RunData) -> list[dict[str, 
     backbone(tf.zeros([2, data.image_size, data.image_size, 3]))
     found, _ = checkpoints.find_checkpoint(config.run.checkpoint)
     named = dict(state.named_variables(backbone, "backbone"))
-    checkpoints.restore(named, checkpoints.read_arrays(found), source=str(found))
+    checkpoints.restore(named, _encoder_arrays(found, config), source=str(found))
 
     def embed(images: tf.Tensor) -> tf.Tensor:
         return tf.cast(backbone(images, training=False), tf.float32)

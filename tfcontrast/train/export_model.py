@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfcontrast import export
 from tfcontrast.config import Config
 from tfcontrast.errors import UserError
-from tfcontrast.methods import ProjectionConfig, make_projector
+from tfcontrast.methods import METHODS
 from tfcontrast.train import build, checkpoints, state
 from tfcontrast.train.console import say
 
@@ -32,15 +32,15 @@ def export_model(
     del strategy
     checkpoint, _ = checkpoints.find_checkpoint(config.run.checkpoint or config.run.model_dir)
     image_size = config.data.image_size
-    arrays = checkpoints.read_arrays(checkpoint)
+    cls = METHODS[config.run.method]
+    arrays = state.as_backbone(checkpoints.read_arrays(checkpoint), cls.encoder_name)
     backbone = build.build_backbone(config, image_size)
     features = backbone(tf.zeros([2, image_size, image_size, 3]))
     named = dict(state.named_variables(backbone, "backbone"))
-    projector = None
-    if isinstance(config.method, ProjectionConfig) and any(
-        name.startswith("projector/") for name in arrays
-    ):
-        projector = make_projector(config.method, global_bn=config.model.global_bn)
+    projector = cls.make_projector(config.method, global_bn=config.model.global_bn)
+    if not any(name.startswith("projector/") for name in arrays):
+        projector = None
+    if projector is not None:
         projector(features)
         named.update(state.named_variables(projector, "projector"))
     checkpoints.restore(named, arrays, source=str(checkpoint))

@@ -84,7 +84,7 @@ def make_config(given: Mapping[str, Any]) -> Config:
         method_class,
         {
             **method_class.Config.DEFAULTS[train_mode],
-            **(DIGITS_DEFAULTS[train_mode] if dataset == "digits" else {}),
+            **(_digits(method_class, train_mode) if dataset == "digits" else {}),
             **taken,
             **given,
             "method": method,
@@ -93,6 +93,12 @@ def make_config(given: Mapping[str, Any]) -> Config:
     )
     config.validate()
     return config
+
+
+def _digits(method_class: type[Method], train_mode: str) -> dict[str, Any]:
+    """What the embedded data set brings along."""
+    own = method_class.Config.DIGITS if train_mode == "pretrain" else {}
+    return {**DIGITS_DEFAULTS[train_mode], **own}
 
 
 def _look_up(method: Any) -> type[Method]:

@@ -49,6 +49,24 @@ def model_state(method: Method) -> dict[str, keras.Variable]:
     return {name.removeprefix(f"{root}/"): v for name, v in named_variables(method, root)}
 
 
+def as_backbone(arrays: dict[str, np.ndarray], encoder_name: str) -> dict[str, np.ndarray]:
+    """A checkpoint's arrays with the network that is evaluated under the name ``backbone``.
+
+    Args:
+        arrays: name to array.
+        encoder_name: ``Method.encoder_name``; the projector beside it is named alike
+            (``target_backbone`` and ``target_projector``).
+    """
+    prefix = encoder_name.removesuffix("backbone")
+    if not prefix or not any(name.startswith(f"{encoder_name}/") for name in arrays):
+        return arrays
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith((f"{prefix}backbone/", f"{prefix}projector/"))
+    }
+
+
 def full_state(method: Method) -> dict[str, keras.Variable]:
     """What a resumed run needs: networks, optimizers (with the step) and running metrics."""
     state = model_state(method)

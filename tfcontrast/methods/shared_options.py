@@ -1,0 +1,40 @@
+"""Options that several methods have with defaults of their own: one name, one text, one range."""
+
+from typing import Any
+
+from tfcontrast.config import option
+
+
+def temperature(default: float) -> Any:
+    """``temperature``."""
+    return option(default, "Temperature of the loss.", low=1e-4)
+
+
+def num_proj_layers(default: int) -> Any:
+    """``num_proj_layers``."""
+    return option(default, "Layers of the nonlinear projector.", low=1, high=16)
+
+
+def proj_hidden_dim(default: int) -> Any:
+    """``proj_hidden_dim``."""
+    return option(default, "Width of the projector's hidden layers; 0: the backbone's.", low=0)
+
+
+def proj_out_dim(default: int) -> Any:
+    """``proj_out_dim``."""
+    return option(default, "Dimensions of the embedding.", low=1)
+
+
+def pred_hidden_dim(default: int) -> Any:
+    """``pred_hidden_dim``."""
+    return option(default, "Width of the predictor's hidden layer.", low=1)
+
+
+def queue_size(default: int) -> Any:
+    """``queue_size``."""
+    return option(default, "Rows of the queue; at least the batch.", low=1)
+
+
+def num_prototypes(default: int) -> Any:
+    """``num_prototypes``."""
+    return option(default, "Prototypes, or clusters, of each head.", low=2)
