@@ -7,17 +7,21 @@ is not trained by gradients.
 """
 
 import abc
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfcontrast import distribute
 from tfcontrast.config import MethodConfig
 from tfcontrast.methods.plan import Plan
+from tfcontrast.methods.probe import train_probe
 from tfcontrast.methods.shared_mean import SharedMean
 from tfcontrast.optim import Adam, Group, SkippingOptimizer, SummedOptimizer, variable_roles
+
+RunOver: TypeAlias = Callable[[Callable[[tf.Tensor], tf.Tensor]], np.ndarray[Any, Any]]
 
 
 class Method(keras.Model, abc.ABC):
@@ -44,6 +48,9 @@ class Method(keras.Model, abc.ABC):
     num_views: ClassVar[int] = 2
 
     needs_labels: ClassVar[bool] = False
+
+    reorders: ClassVar[bool] = False
+    """Whether ``epoch_order`` gives every epoch an order of its own."""
 
     encoder_name: ClassVar[str] = "backbone"
     """The network that ``embed`` runs, as the state names it."""
@@ -150,6 +157,32 @@ class Method(keras.Model, abc.ABC):
         """Nothing of its own: the parts are built by the first call, in :meth:`prepare`."""
         self.built = True
 
+    def begin_epoch(self, epoch: int, run_over: RunOver) -> None:
+        """Does what happens between epochs, such as clustering; most methods have nothing to do.
+
+        It is called in every process, outside of a step, before an epoch's first step; not when a
+        run resumes within an epoch. What it finds out belongs into variables.
+
+        Args:
+            epoch: its number, from 0.
+            run_over: applies a function, [B, H, W, 3] in [0, 1] to [B, D], to all training images
+                as they are, in the order of their ``index``: float32 [num_examples, D].
+        """
+        del epoch, run_over
+
+    def epoch_order(self, epoch: int) -> np.ndarray[Any, Any] | None:
+        """The order of an epoch for methods that sample by their state; None: the usual one.
+
+        Args:
+            epoch: its number, from 0.
+
+        Returns:
+            int64 [steps_per_epoch * batch_size], an ``index`` for every row; a function of the
+            state that ``begin_epoch`` left, so that a resumed run finds it again.
+        """
+        del epoch
+        return None
+
     def initialize(self) -> None:
         """Sets what starts as a function of the built networks: slow copies start as copies."""
 
@@ -214,7 +247,12 @@ class Method(keras.Model, abc.ABC):
         if self.probe is not None:
             losses = {
                 **losses,
-                **self._train_probe(tf.stop_gradient(outputs["features"]), batch["label"]),
+                **train_probe(
+                    self.probe,
+                    self.probe_optimizer,
+                    tf.stop_gradient(outputs["features"]),
+                    batch["label"],
+                ),
             }
         self.after_update({**outputs, "taken": self._taken()}, batch)
         return self._track(losses)
@@ -234,20 +272,6 @@ class Method(keras.Model, abc.ABC):
         for tracker, value in zip(self._trackers.values(), tf.unstack(means), strict=True):
             tracker.update_state(value)
         return {name: tracker.result() for name, tracker in self._trackers.items()}
-
-    def _train_probe(self, features: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
-        """A step of the linear probe on every view; it never moves the encoder."""
-        labels = tf.tile(labels, [tf.shape(features)[0] // tf.shape(labels)[0]])
-        with tf.GradientTape() as tape:
-            logits = self.probe(features)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-            share = loss / distribute.num_replicas()
-        variables = self.probe.trainable_variables
-        self.probe_optimizer.apply_gradients(
-            zip(tape.gradient(share, variables), variables, strict=True)
-        )
-        hits = tf.equal(tf.argmax(logits, 1, output_type=labels.dtype), labels)
-        return {"probe_loss": loss, "probe_top1": tf.reduce_mean(tf.cast(hits, tf.float32))}
 
     def make_train_function(self, force: bool = False) -> None:
         """Builds the function that ``fit`` calls.
