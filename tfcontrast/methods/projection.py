@@ -1,4 +1,4 @@
-"""What methods with a projector share: its options, its construction, the pass of all views."""
+"""What methods with a projector share: its options, its construction, the pass of the views."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -55,3 +55,24 @@ def encode_views(
     """
     features = forward_views(backbone, views, training)
     return {"features": features, "embeddings": projector(features, training=training)}
+
+
+def encode_each_view(
+    backbone: keras.Model, projector: keras.Model, views: Sequence[tf.Tensor], training: bool
+) -> dict[str, tf.Tensor]:
+    """Passes every view through backbone and projector by itself, one after the other.
+
+    Batch norm takes its statistics of one view at a time, and moves them once for each view.
+
+    Args:
+        backbone: images to features.
+        projector: features to embeddings.
+        views: V tensors [B, H, W, 3].
+        training: whether batch norm uses the batch's statistics.
+
+    Returns:
+        As ``encode_views``.
+    """
+    features = [forward_views(backbone, [view], training) for view in views]
+    embeddings = [projector(rows, training=training) for rows in features]
+    return {"features": tf.concat(features, 0), "embeddings": tf.concat(embeddings, 0)}

@@ -38,3 +38,13 @@ def queue_size(default: int) -> Any:
 def num_prototypes(default: int) -> Any:
     """``num_prototypes``."""
     return option(default, "Prototypes, or clusters, of each head.", low=2)
+
+
+def loss_scale(default: float) -> Any:
+    """``loss_scale``."""
+    return option(
+        default,
+        "Multiplies the loss; 2: SimCLR's released code, which sums both directions; 0.1: "
+        "solo-learn's Barlow Twins.",
+        low=0,
+    )

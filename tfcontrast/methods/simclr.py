@@ -43,9 +43,7 @@ class SimCLRConfig(ProjectionConfig):
         "none", "nt_logistic, margin_triplet: which negatives.", choices=("none", "semi_hard")
     )
     margin: float = option(0.5, "margin_triplet, and semi-hard mining: the margin.", low=0)
-    loss_scale: float = option(
-        1.0, "Multiplies the loss; 2: the released code's sum of both directions.", low=0
-    )
+    loss_scale: float = shared_options.loss_scale(1.0)
 
     # The paper's ImageNet recipe: LARS 0.3 x B/256, weight decay 1e-6, batch 4096, 10 epochs of
     # warm-up, cosine.
