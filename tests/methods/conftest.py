@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfcontrast import distribute
+from tfcontrast.data.digits import open_digits
 from tfcontrast.methods import METHODS, Plan
 from tfcontrast.models import BatchNorm
 from tfcontrast.optim import make_optimizer
@@ -14,7 +15,10 @@ SIDE, CLASSES = 8, 4
 PLAN = Plan(batch_size=16, num_examples=16, steps_per_epoch=4, total_steps=40, seed=3)
 # Options at the size of the backbone; a method that is not here takes its defaults.
 SMALL = {
+    "barlow_twins": {"proj_hidden_dim": 8, "proj_out_dim": 5, "bias_rate_scale": 0.5},
     "byol": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
+    "simsiam": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8},
+    "vicreg": {"proj_hidden_dim": 8, "proj_out_dim": 5},
 }
 # Small rates: five steps do not blow rounding up.
 OPTIMIZERS = {
@@ -122,6 +126,40 @@ def fit_method(method, steps, *, size=16, callbacks=()):
         callbacks=list(callbacks),
     )
     return {name: values[-1] for name, values in history.history.items()}
+
+
+def noisy_digits(seed=0, size=64):
+    """An endless data set of two views of real digits: darkened by chance, and noise over them."""
+    source = open_digits("train")
+    images = tf.constant(source.images[:256].astype(np.float32) / 255)
+
+    def batch(step):
+        step = tf.cast(step, tf.int32)
+        chosen = tf.random.stateless_uniform([size], [seed, step], 0, 256, tf.int32)
+
+        def view(number):
+            key = [seed + number, step]
+            light = tf.random.stateless_uniform([size, 1, 1, 1], key, 0.3, 1.0)
+            noise = tf.random.stateless_normal([size, SIDE, SIDE, 3], key, stddev=0.2)
+            return tf.clip_by_value(light * tf.gather(images, chosen) + noise, 0, 1)
+
+        label = tf.zeros([size], tf.int64)
+        return {"views": (view(1), view(2)), "label": label, "index": label}
+
+    return tf.data.Dataset.range(10**6).map(batch)
+
+
+@pytest.fixture
+def fit_digits():
+    """A function that trains a built method on ``noisy_digits``; the means of the last 50 steps."""
+
+    def run(method, steps):
+        history = method.fit(
+            noisy_digits(), epochs=steps // 50, steps_per_epoch=50, shuffle=False, verbose=0
+        )
+        return {name: values[-1] for name, values in history.history.items()}
+
+    return run
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ from tfcontrast.models import ResNet
 from tfcontrast.train import checkpoints, state
 
 EVERY = sorted(METHODS)
-# The least value of the loss; SupCon's: all 7 positives at one place, every other image far away.
+# The least value of the loss; SupCon's: all 7 positives at one place, every other image far away;
+# SimSiam's: cosines of 1.
 BEST = {
+    "simsiam": -1,
     "supcon": np.log(7),
 }
 # What may be left of the way from the first loss to the best after 100 steps; the others: 0.4.

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tfcontrast import losses
+from tfcontrast import distribute, losses
 from tfcontrast.config import MethodConfig, option
 from tfcontrast.methods import shared_options
 from tfcontrast.methods.base import Method
@@ -75,7 +75,7 @@ class SimSiam(Method):
     """SimSiam as a Keras model; see the module's docstring."""
 
     Config = SimSiamConfig
-    metric_names = ("loss", "embedding_std", "feature_std")
+    metric_names = ("loss", "embedding_std", "effective_channels", "feature_std")
 
     def __init__(
         self,
@@ -127,7 +127,10 @@ class SimSiam(Method):
     def compute_losses(
         self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]
     ) -> dict[str, tf.Tensor]:
-        """Equation 2, the mean of both directions: in [-1, 1], -1 when collapsed."""
+        """Equation 2, the mean of both directions, in [-1, 1].
+
+        -1 is the best value and that of a collapse too, so the loss does not tell the two apart.
+        """
         p1, p2 = tf.split(outputs["predictions"], 2)  # [B, d] each
         z1, z2 = tf.split(outputs["embeddings"], 2)
         loss = losses.cosine_regression(p1, z2, form="negative_cosine")
@@ -136,5 +139,9 @@ class SimSiam(Method):
             "loss": loss / 2,
             # Healthy: about 1 / sqrt(d), the paper's figure 2.
             "embedding_std": losses.feature_std(outputs["embeddings"]),
+            # The projector's last batch norm can keep that up on a single direction.
+            "effective_channels": losses.effective_channels(
+                z1, candidates=distribute.gather(z1, differentiable=False)
+            ),
             "feature_std": losses.feature_std(outputs["features"]),
         }
