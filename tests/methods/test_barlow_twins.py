@@ -120,13 +120,14 @@ def test_the_defaults_are_the_papers():
     assert (pretrain["weight_decay"], pretrain["final_learning_rate"]) == (1e-6, 0.001)
 
 
-@pytest.mark.parametrize("weight", [0.05, 0.0])
-def test_channels_repeat_each_other_without_the_off_diagonal_part(make_method, fit_digits, weight):
-    config = dataclasses.replace(TINY, off_diagonal_weight=weight)
-    method = make_method(
-        "barlow_twins", config=config, classes=0, optimizer=lambda: SGD(0.05, momentum=0.9)
-    )
-    found = fit_digits(method, 200)
-    print(weight, found)
-    assert (found["effective_channels"] > 6) == bool(weight)
-    assert (found["effective_channels"] < 3) == (not weight)
+def test_channels_repeat_each_other_without_the_off_diagonal_part(make_method, fit_digits):
+    found = {}
+    for weight in (0.05, 0.0):
+        config = dataclasses.replace(TINY, off_diagonal_weight=weight)
+        method = make_method(
+            "barlow_twins", config=config, classes=0, optimizer=lambda: SGD(0.05, momentum=0.9)
+        )
+        found[weight] = fit_digits(method, 200)
+    assert found[0.05]["effective_channels"] > 4  # 7.4 was seen, of 16
+    assert found[0.0]["effective_channels"] < 1.5  # 1.02
+    assert found[0.0]["loss"] < 0.05

@@ -124,7 +124,8 @@ def test_it_collapses_without_the_variance_term_and_repeats_itself_without_covar
     real = trained()
     collapsed = trained(variance_weight=0.0)
     redundant = trained(covariance_weight=0.0)
-    print(real, collapsed, redundant)
-    assert real["variance"] < 0.4
-    assert collapsed["variance"] > 0.9
-    assert real["effective_channels"] > 1.5 * redundant["effective_channels"]
+    assert real["variance"] < 0.3  # 0.10 was seen
+    assert collapsed["variance"] > 0.95  # 0.987
+    assert collapsed["loss"] < 0.01
+    assert real["effective_channels"] > 3  # 4.6
+    assert redundant["effective_channels"] < 1.5  # 1.002
