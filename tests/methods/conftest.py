@@ -27,6 +27,7 @@ class TinyBackbone(keras.Model):
     """Two strided convolutions with cross-replica batch norm; freezes whole, as group 4 does."""
 
     feature_dim = 6
+    num_groups = 4
 
     def __init__(self, dtype="float32"):
         super().__init__(name="backbone", dtype=dtype)
