@@ -17,7 +17,7 @@ from tfcontrast import losses
 from tfcontrast.config import MethodConfig, option
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.plan import Plan
-from tfcontrast.models import Perceptron, Projector, ResNet, VisionTransformer
+from tfcontrast.models import Perceptron, Projector, ResNet, VisionTransformer, forward_views
 
 FROZEN_ENCODER = -2
 
@@ -74,7 +74,7 @@ class Supervised(Method):
         backbone: the encoder.
         config: its options.
         num_classes: classes of the classifier.
-        plan: the numbers of the run; unused.
+        plan: the numbers of the run.
         global_bn: unused: this method adds no batch norm of its own.
         projector: the pretrained projector whose first layers stay under the classifier.
         projector_layers: how many of them: 0 none, -1 all.
@@ -139,7 +139,8 @@ class Supervised(Method):
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """One view through backbone, kept projector layers and classifier."""
         learns = training and not self._frozen_whole
-        features = self.backbone(views[0], training=learns)  # [B, D]
+        seed = self.plan.step_seed(self.current_step()) if learns else None
+        features = forward_views(self.backbone, views, learns, seed=seed)  # [B, D]
         if self.projector is not None:
             features = self.projector.outputs(features, training=learns)[self.projector_layers]
         return {"features": features, "logits": self.classifier(features)}

@@ -88,6 +88,7 @@ def build_classifier(config: Config, data: build.RunData) -> Supervised:
         backbone,
         config.method if isinstance(config.method, SupervisedConfig) else None,
         num_classes=data.train.num_classes,
+        plan=build.make_plan(config, data),
         projector=projector,
         projector_layers=layers,
         frozen_groups=frozen,
