@@ -15,6 +15,7 @@ PLAN = Plan(batch_size=16, num_examples=16, steps_per_epoch=4, total_steps=40, s
 # Options at the size of the backbone; a method that is not here takes its defaults.
 SMALL = {
     "byol": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
+    "moco_v3": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
 }
 # Small rates: five steps do not blow rounding up.
 OPTIMIZERS = {
@@ -27,6 +28,7 @@ class TinyBackbone(keras.Model):
     """Two strided convolutions with cross-replica batch norm; freezes whole, as group 4 does."""
 
     feature_dim = 6
+    num_groups = 4
 
     def __init__(self, dtype="float32"):
         super().__init__(name="backbone", dtype=dtype)

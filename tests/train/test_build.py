@@ -138,24 +138,6 @@ def test_a_recipe_a_view(tiny_config, method, views):
         assert recipe.brightness == pytest.approx(0.4)
 
 
-def test_the_backbone_is_what_the_options_say(tiny_config):
-    config = tiny_config(
-        resnet_depth=50, width_multiplier=0.125, stem="auto", sk_ratio=0.0625, se_ratio=0.25,
-        shortcut="simclr", output_stride=8, zero_init_last_gamma=False, batch_norm_decay=0.95,
-        global_bn=False, input_normalization="half", precision="bfloat16",
-    )  # fmt: skip
-    found = build.build_backbone(config, 64).get_config()
-    assert found["dtype"]["config"]["name"] == "mixed_bfloat16"
-    del found["dtype"]
-    assert found == {
-        "name": "backbone", "depth": 50, "width_multiplier": 0.125, "stem": "auto",
-        "image_size": 64, "shortcut": "simclr", "sk_ratio": 0.0625, "se_ratio": 0.25,
-        "output_stride": 8, "zero_init_last_gamma": False, "batch_norm_decay": 0.95,
-        "global_bn": False, "input_mean": [0.5] * 3, "input_std": [0.5] * 3,
-    }  # fmt: skip
-    assert build.resolved_options(config, build.open_data(tiny_config()))["stem"] == "cifar"
-
-
 @pytest.mark.parametrize(
     ("method", "probes", "classes"),
     [("simclr", True, 10), ("simclr", False, 0), ("supcon", False, 0), ("supervised", False, 10)],

@@ -2,6 +2,7 @@
 
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.byol import BYOL, BYOLConfig
+from tfcontrast.methods.moco_v3 import MoCoV3, MoCoV3Config
 from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.projection import ProjectionConfig, make_projector
 from tfcontrast.methods.simclr import SimCLR, SimCLRConfig
@@ -10,6 +11,7 @@ from tfcontrast.methods.supervised import Supervised, SupervisedConfig
 
 METHODS: dict[str, type[Method]] = {
     "byol": BYOL,
+    "moco_v3": MoCoV3,
     "simclr": SimCLR,
     "supcon": SupCon,
     "supervised": Supervised,
@@ -20,6 +22,8 @@ __all__ = [
     "METHODS",
     "BYOLConfig",
     "Method",
+    "MoCoV3",
+    "MoCoV3Config",
     "Plan",
     "ProjectionConfig",
     "SimCLR",

@@ -169,6 +169,7 @@ class ResNet(keras.Model):
         width = max(1, round(64 * width_multiplier))
         self.stem = Stem(resolve_stem(stem, image_size), width, options=options)
         self.groups = self._make_groups(width, options)
+        self.num_groups = len(self.groups)
         self.feature_dim = self.groups[-1].filters
 
     def _make_groups(self, width: int, options: BlockOptions) -> list[Group]:
