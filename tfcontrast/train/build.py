@@ -186,6 +186,7 @@ def build_backbone(config: Config, image_size: int) -> ResNet:
         zero_init_last_gamma=options.zero_init_last_gamma,
         batch_norm_decay=options.batch_norm_decay,
         global_bn=options.global_bn,
+        batch_norm_splits=options.batch_norm_splits,
         input_mean=mean,
         input_std=deviation,
         dtype=policy,
@@ -244,7 +245,7 @@ def total_steps(config: Config, steps_per_epoch: int) -> int:
 
 
 def check_batch(config: Config, strategy: tf.distribute.Strategy) -> None:
-    """Refuses a global batch that the replicas cannot share evenly.
+    """Refuses a global batch that replicas, or batch norm's groups, cannot share evenly.
 
     Raises:
         UserError: it does not divide.
@@ -254,4 +255,11 @@ def check_batch(config: Config, strategy: tf.distribute.Strategy) -> None:
         raise UserError(
             f"--train_batch_size={config.train.train_batch_size} must be a multiple of the "
             f"{replicas} replicas"
+        )
+    splits = config.model.batch_norm_splits
+    trains = config.run.mode.startswith("train") and config.run.train_mode != "linear_eval"
+    if trains and splits > 1 and (config.train.train_batch_size % splits or splits % replicas):
+        raise UserError(
+            f"--batch_norm_splits must divide --train_batch_size={config.train.train_batch_size} "
+            f"and be a multiple of the {replicas} replicas, or 1. Received: {splits}"
         )
