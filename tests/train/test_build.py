@@ -220,6 +220,20 @@ def test_replicas_must_share_the_batch(tiny_config, strategy_of):
         build.check_batch(config, strategy_of(4))
 
 
+def test_groups_of_batch_norm_must_share_the_batch(tiny_config, strategy_of):
+    build.check_batch(tiny_config(train_batch_size=64, batch_norm_splits=4), strategy_of(4))
+    for splits, replicas in ((6, 2), (2, 4)):
+        config = tiny_config(train_batch_size=64, batch_norm_splits=splits)
+        message = (
+            f"--batch_norm_splits must divide --train_batch_size=64 and be a multiple of the "
+            f"{replicas} replicas, or 1. Received: {splits}"
+        )
+        with pytest.raises(UserError, match=message):
+            build.check_batch(config, strategy_of(replicas))
+        run = dataclasses.replace(config.run, mode="eval")  # nothing is trained
+        build.check_batch(dataclasses.replace(config, run=run), strategy_of(replicas))
+
+
 def test_one_seed_one_start_under_any_strategy(tiny_config, build_run, strategy_of, arrays_of):
     starts = [arrays_of(build_run(tiny_config(), strategy_of(n))[0]) for n in (1, 2)]
     other = arrays_of(build_run(tiny_config(seed=1), strategy_of(1))[0])

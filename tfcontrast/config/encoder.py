@@ -66,6 +66,12 @@ class ModelConfig:
     zero_init_last_gamma: bool = option(True, "Start every residual branch at zero.")
     batch_norm_decay: float = option(0.9, "Decay of batch norm's moving statistics.", low=0, high=1)
     global_bn: bool = option(True, "Batch-norm statistics over all replicas.")
+    batch_norm_splits: int = option(
+        1,
+        "Groups of the global batch with batch-norm statistics of their own in the encoder, as on "
+        "that many devices; from 2 on it goes over global_bn.",
+        low=1,
+    )
     patch_size: int = option(
         16, "Vision transformer: side of a patch; divides the views' sides.", low=1
     )

@@ -215,7 +215,7 @@ def total_steps(config: Config, steps_per_epoch: int) -> int:
 
 
 def check_batch(config: Config, strategy: tf.distribute.Strategy) -> None:
-    """Refuses a global batch that the replicas cannot share evenly.
+    """Refuses a global batch that replicas, or batch norm's groups, cannot share evenly.
 
     Raises:
         UserError: it does not divide.
@@ -225,4 +225,11 @@ def check_batch(config: Config, strategy: tf.distribute.Strategy) -> None:
         raise UserError(
             f"--train_batch_size={config.train.train_batch_size} must be a multiple of the "
             f"{replicas} replicas"
+        )
+    splits = config.model.batch_norm_splits
+    trains = config.run.mode.startswith("train") and config.run.train_mode != "linear_eval"
+    if trains and splits > 1 and (config.train.train_batch_size % splits or splits % replicas):
+        raise UserError(
+            f"--batch_norm_splits must divide --train_batch_size={config.train.train_batch_size} "
+            f"and be a multiple of the {replicas} replicas, or 1. Received: {splits}"
         )

@@ -54,6 +54,7 @@ def build_backbone(config: Config, image_size: int) -> Backbone:
         zero_init_last_gamma=options.zero_init_last_gamma,
         batch_norm_decay=options.batch_norm_decay,
         global_bn=options.global_bn,
+        batch_norm_splits=options.batch_norm_splits,
         **common,
     )
 

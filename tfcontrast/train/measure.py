@@ -124,6 +124,8 @@ def _untrained(config: Config, data: build.RunData) -> Embed:
     images = data_lib.eval_dataset(data.train, image_size=data.image_size, batch_size=batch)
     count = min(20, data.train.num_examples // batch)
     norms = [layer for layer in backbone._flatten_layers() if isinstance(layer, BatchNorm)]
+    for norm in norms:
+        norm.splits = 1  # these batches need not divide, and whole ones say more
     if norms:  # a vision transformer has none
         evaluate.reestimate_batch_norm(
             tf.function(lambda batch: backbone(batch, training=True)),
