@@ -1,6 +1,6 @@
 """Networks and their state: ResNets, batch norm, projector, queues, banks, k-means, slow copies."""
 
-from tfcontrast.models.batch_norm import BatchNorm
+from tfcontrast.models.batch_norm import BatchNorm, still_statistics
 from tfcontrast.models.ema import copy_weights, cosine_ema_decay, update_ema
 from tfcontrast.models.heads import Projector
 from tfcontrast.models.kmeans import Clusters, kmeans
@@ -33,6 +33,7 @@ __all__ = [
     "forward_views",
     "kmeans",
     "load_torchvision_state",
+    "still_statistics",
     "torchvision_names",
     "torchvision_state",
     "update_ema",
