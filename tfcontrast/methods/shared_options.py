@@ -32,7 +32,9 @@ def pred_hidden_dim(default: int) -> Any:
 
 def queue_size(default: int) -> Any:
     """``queue_size``."""
-    return option(default, "Rows of the queue; at least the batch.", low=1)
+    return option(
+        default, "Rows of the queue, at least the batch; 0: none, where that is possible.", low=0
+    )
 
 
 def num_prototypes(default: int) -> Any:
@@ -52,3 +54,15 @@ def ema_schedule(default: str) -> Any:
         "ema_decay for the whole run (constant), or from it to 1 (cosine).",
         choices=("constant", "cosine"),
     )
+
+
+def num_local_views(default: int) -> Any:
+    """``num_local_views``."""
+    return option(
+        default, "Small local views of each image beside the two full-size ones.", low=0, high=64
+    )
+
+
+def kmeans_iterations(default: int) -> Any:
+    """``kmeans_iterations``."""
+    return option(default, "Iterations of k-means at the start of each epoch.", low=1)
