@@ -16,7 +16,6 @@ PLAN = Plan(batch_size=16, num_examples=16, steps_per_epoch=4, total_steps=40, s
 SMALL = {
     "byol": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
     "moco_v3": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
-}
     "deepcluster_v2": {
         "num_local_views": 0, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 4,
         "num_clusterings": 3,
