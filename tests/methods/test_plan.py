@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+import tensorflow as tf
 
 from tfcontrast.methods import Plan
 
@@ -29,3 +30,12 @@ def test_a_whole_plan_has_what_is_needed_and_an_empty_one_nothing():
 def test_a_plan_does_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Plan().seed = 1
+
+
+def test_the_seed_of_a_step_is_the_runs_and_the_steps():
+    found = Plan(seed=5).step_seed(tf.constant(2**20, tf.int64))
+    assert found.dtype == tf.int32
+    assert found.numpy().tolist() == [5, 2**20]
+    # the largest seed does not fit into int32 and keeps its bits
+    top = Plan(seed=2**32 - 1).step_seed(tf.constant(0, tf.int64))
+    assert top.numpy().tolist() == [-1, 0]

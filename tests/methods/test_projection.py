@@ -66,3 +66,18 @@ def test_each_view_can_be_a_batch_of_its_own(training):
     np.testing.assert_allclose(outputs["features"][:, 0], [0, 0, -1, 1])
     np.testing.assert_allclose(outputs["embeddings"], 2 * outputs["features"])
     assert (mean.calls, seen) == (2, [training] * 2)
+
+
+def test_a_network_that_drops_branches_draws_anew_for_each_view():
+    seen = []
+
+    class Dropping:
+        needs_seed = True
+
+        def __call__(self, images, training=False, seed=None, views=1):
+            seen.append((None if seed is None else seed.numpy().tolist(), views))
+            return images[:, 0, 0]
+
+    for seed in (tf.constant([7, 3]), None):
+        encode_each_view(Dropping(), lambda rows, training: rows, VIEWS, True, seed=seed)
+    assert seen == [([7, 3], 1), ([8, 3], 1), (None, 1), (None, 1)]

@@ -76,11 +76,10 @@ def test_only_predictions_carry_the_gradient(loss_of, outputs):
         assert set(tape.gradient(found[name], outputs).values()) == {None}
 
 
-def test_every_view_is_a_batch_of_its_own_for_batch_norm(tiny_backbone):
-    method = SimSiam(tiny_backbone(), TINY)
+def test_every_view_is_a_batch_of_its_own_for_batch_norm(make_method):
+    method = make_method("simsiam", config=TINY)
     rng = np.random.default_rng(0)
     views = [tf.constant(rng.random([6, 8, 8, 3]) * size, tf.float32) for size in (1.0, 0.5)]
-    method(views)
     norm = method.backbone.norm1
     expected = norm.moving_mean.numpy()
     for view in views:

@@ -76,8 +76,8 @@ def test_both_views_carry_the_gradient_and_metrics_do_not(losses_of, golden_outp
         assert set(tape.gradient(found[name], golden_outputs).values()) == {None}
 
 
-def test_every_view_is_a_batch_of_its_own_for_batch_norm(tiny_backbone):
-    method = VICReg(tiny_backbone(), TINY)
+def test_every_view_is_a_batch_of_its_own_for_batch_norm(make_method):
+    method = make_method("vicreg", config=TINY)
     views = np.random.default_rng(0).random([2, 6, 8, 8, 3]).astype(np.float32)
     trained = method(list(views), training=True)
     alone = method([views[0], views[0] / 2], training=True)

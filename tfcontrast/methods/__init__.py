@@ -3,6 +3,8 @@
 from tfcontrast.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.byol import BYOL, BYOLConfig
+from tfcontrast.methods.deepcluster_v2 import DeepClusterV2, DeepClusterV2Config
+from tfcontrast.methods.moco_v3 import MoCoV3, MoCoV3Config
 from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.projection import ProjectionConfig, make_projector
 from tfcontrast.methods.simclr import SimCLR, SimCLRConfig
@@ -10,15 +12,19 @@ from tfcontrast.methods.simsiam import SimSiam, SimSiamConfig
 from tfcontrast.methods.supcon import SupCon, SupConConfig
 from tfcontrast.methods.supervised import Supervised, SupervisedConfig
 from tfcontrast.methods.vicreg import VICReg, VICRegConfig
+from tfcontrast.methods.swav import SwAV, SwAVConfig
 
 METHODS: dict[str, type[Method]] = {
     "barlow_twins": BarlowTwins,
     "byol": BYOL,
+    "moco_v3": MoCoV3,
+    "deepcluster_v2": DeepClusterV2,
     "simclr": SimCLR,
     "simsiam": SimSiam,
     "supcon": SupCon,
     "supervised": Supervised,
     "vicreg": VICReg,
+    "swav": SwAV,
 }
 
 __all__ = [
@@ -27,7 +33,11 @@ __all__ = [
     "BYOLConfig",
     "BarlowTwins",
     "BarlowTwinsConfig",
+    "DeepClusterV2",
+    "DeepClusterV2Config",
     "Method",
+    "MoCoV3",
+    "MoCoV3Config",
     "Plan",
     "ProjectionConfig",
     "SimCLR",
@@ -40,5 +50,7 @@ __all__ = [
     "SupervisedConfig",
     "VICReg",
     "VICRegConfig",
+    "SwAV",
+    "SwAVConfig",
     "make_projector",
 ]

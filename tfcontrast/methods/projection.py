@@ -40,7 +40,12 @@ def make_projector(config: ProjectionConfig, *, global_bn: bool = True) -> Proje
 
 
 def encode_views(
-    backbone: keras.Model, projector: Projector, views: Sequence[tf.Tensor], training: bool
+    backbone: keras.Model,
+    projector: Projector,
+    views: Sequence[tf.Tensor],
+    training: bool,
+    *,
+    seed: tf.Tensor | None = None,
 ) -> dict[str, tf.Tensor]:
     """Passes all views through backbone and projector as one batch, which batch norm sees whole.
 
@@ -49,16 +54,22 @@ def encode_views(
         projector: features to embeddings.
         views: V tensors [B, H, W, 3] of one size.
         training: whether batch norm uses the batch's statistics.
+        seed: of the branches that the backbone drops, ``Plan.step_seed``.
 
     Returns:
         ``"features"`` [V * B, D] and ``"embeddings"`` [V * B, d], grouped by view.
     """
-    features = forward_views(backbone, views, training)
+    features = forward_views(backbone, views, training, seed=seed)
     return {"features": features, "embeddings": projector(features, training=training)}
 
 
 def encode_each_view(
-    backbone: keras.Model, projector: keras.Model, views: Sequence[tf.Tensor], training: bool
+    backbone: keras.Model,
+    projector: keras.Model,
+    views: Sequence[tf.Tensor],
+    training: bool,
+    *,
+    seed: tf.Tensor | None = None,
 ) -> dict[str, tf.Tensor]:
     """Passes every view through backbone and projector by itself, one after the other.
 
@@ -69,10 +80,14 @@ def encode_each_view(
         projector: features to embeddings.
         views: V tensors [B, H, W, 3].
         training: whether batch norm uses the batch's statistics.
+        seed: of the branches that the backbone drops, ``Plan.step_seed``; each view has its own.
 
     Returns:
         As ``encode_views``.
     """
-    features = [forward_views(backbone, [view], training) for view in views]
+    features = []
+    for number, view in enumerate(views):
+        own = None if seed is None else seed + tf.constant([number, 0], seed.dtype)
+        features.append(forward_views(backbone, [view], training, seed=own))
     embeddings = [projector(rows, training=training) for rows in features]
     return {"features": tf.concat(features, 0), "embeddings": tf.concat(embeddings, 0)}
