@@ -26,7 +26,7 @@ EDGES = {
     "pred_hidden_dim": (1, 0),
     "proj_hidden_dim": (0, -1),
     "proj_out_dim": (1, 0),
-    "queue_size": (1, 0),
+    "queue_size": (0, -1),
     "temperature": (1e-4, 1e-5),
 }
 

@@ -11,20 +11,20 @@ from tfcontrast.methods.simclr import SimCLR, SimCLRConfig
 from tfcontrast.methods.simsiam import SimSiam, SimSiamConfig
 from tfcontrast.methods.supcon import SupCon, SupConConfig
 from tfcontrast.methods.supervised import Supervised, SupervisedConfig
-from tfcontrast.methods.vicreg import VICReg, VICRegConfig
 from tfcontrast.methods.swav import SwAV, SwAVConfig
+from tfcontrast.methods.vicreg import VICReg, VICRegConfig
 
 METHODS: dict[str, type[Method]] = {
     "barlow_twins": BarlowTwins,
     "byol": BYOL,
-    "moco_v3": MoCoV3,
     "deepcluster_v2": DeepClusterV2,
+    "moco_v3": MoCoV3,
     "simclr": SimCLR,
     "simsiam": SimSiam,
     "supcon": SupCon,
     "supervised": Supervised,
-    "vicreg": VICReg,
     "swav": SwAV,
+    "vicreg": VICReg,
 }
 
 __all__ = [
@@ -48,9 +48,9 @@ __all__ = [
     "SupConConfig",
     "Supervised",
     "SupervisedConfig",
-    "VICReg",
-    "VICRegConfig",
     "SwAV",
     "SwAVConfig",
+    "VICReg",
+    "VICRegConfig",
     "make_projector",
 ]
