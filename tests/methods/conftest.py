@@ -15,7 +15,12 @@ PLAN = Plan(batch_size=16, num_examples=16, steps_per_epoch=4, total_steps=40, s
 # Options at the size of the backbone; a method that is not here takes its defaults.
 SMALL = {
     "byol": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
-}
+    # The lengths of the last layer's weights move, and from the first step on.
+    "dino": {
+        "num_proj_layers": 2, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 7,
+        "norm_last_layer": False, "freeze_last_layer_epochs": 0, "ema_decay": 0.9,
+    },
+}  # fmt: skip
 # Small rates: five steps do not blow rounding up.
 OPTIMIZERS = {
     "lars": lambda: make_optimizer("lars", learning_rate=0.02, weight_decay=1e-4, momentum=0.9),
@@ -60,12 +65,16 @@ def tiny_backbone():
 def build_method(
     name, *, strategy=None, optimizer=None, config=None, classes=CLASSES, seed=1, **options
 ):
-    """Builds a method under a strategy; every call with one seed starts from the same weights."""
+    """Builds a method under a strategy; every call with one seed starts from the same weights.
+
+    ``changes`` go over the small options.
+    """
     backbone = options.pop("backbone", TinyBackbone)
     dtype = options.pop("dtype", "float32")
     compiled = {"jit_compile": False, **options.pop("compile", {})}
+    changes = options.pop("changes", {})
     if config is None:
-        config = METHODS[name].Config(**SMALL.get(name, {}))
+        config = METHODS[name].Config(**{**SMALL.get(name, {}), **changes})
     make = OPTIMIZERS.get(optimizer, optimizer) or (
         lambda: keras.optimizers.SGD(0.02, momentum=0.9)
     )

@@ -2,6 +2,7 @@
 
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.byol import BYOL, BYOLConfig
+from tfcontrast.methods.dino import DINO, DINOConfig
 from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.projection import ProjectionConfig, make_projector
 from tfcontrast.methods.simclr import SimCLR, SimCLRConfig
@@ -10,6 +11,7 @@ from tfcontrast.methods.supervised import Supervised, SupervisedConfig
 
 METHODS: dict[str, type[Method]] = {
     "byol": BYOL,
+    "dino": DINO,
     "simclr": SimCLR,
     "supcon": SupCon,
     "supervised": Supervised,
@@ -17,8 +19,10 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "BYOL",
+    "DINO",
     "METHODS",
     "BYOLConfig",
+    "DINOConfig",
     "Method",
     "Plan",
     "ProjectionConfig",

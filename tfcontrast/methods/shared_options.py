@@ -38,3 +38,10 @@ def queue_size(default: int) -> Any:
 def num_prototypes(default: int) -> Any:
     """``num_prototypes``."""
     return option(default, "Prototypes, or clusters, of each head.", low=2)
+
+
+def num_local_views(default: int) -> Any:
+    """``num_local_views``."""
+    return option(
+        default, "Small local views of each image beside the two full-size ones.", low=0, high=64
+    )
