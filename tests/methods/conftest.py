@@ -28,6 +28,11 @@ SMALL = {
         "num_local_views": 0, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 6,
         "freeze_prototypes_steps": 0, "queue_size": 32, "queue_start_epoch": 0,
     },
+    # The lengths of the last layer's weights move, and from the first step on.
+    "dino": {
+        "num_proj_layers": 2, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 7,
+        "norm_last_layer": False, "freeze_last_layer_epochs": 0, "ema_decay": 0.9,
+    },
 }  # fmt: skip
 # Small rates: five steps do not blow rounding up.
 OPTIMIZERS = {
@@ -74,12 +79,16 @@ def tiny_backbone():
 def build_method(
     name, *, strategy=None, optimizer=None, config=None, classes=CLASSES, seed=1, **options
 ):
-    """Builds a method under a strategy; every call with one seed starts from the same weights."""
+    """Builds a method under a strategy; every call with one seed starts from the same weights.
+
+    ``changes`` go over the small options.
+    """
     backbone = options.pop("backbone", TinyBackbone)
     dtype = options.pop("dtype", "float32")
     compiled = {"jit_compile": False, **options.pop("compile", {})}
+    changes = options.pop("changes", {})
     if config is None:
-        config = METHODS[name].Config(**SMALL.get(name, {}))
+        config = METHODS[name].Config(**{**SMALL.get(name, {}), **changes})
     make = OPTIMIZERS.get(optimizer, optimizer) or (
         lambda: keras.optimizers.SGD(0.02, momentum=0.9)
     )

@@ -4,6 +4,7 @@ from tfcontrast.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.byol import BYOL, BYOLConfig
 from tfcontrast.methods.deepcluster_v2 import DeepClusterV2, DeepClusterV2Config
+from tfcontrast.methods.dino import DINO, DINOConfig
 from tfcontrast.methods.moco_v3 import MoCoV3, MoCoV3Config
 from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.projection import ProjectionConfig, make_projector
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Method]] = {
     "byol": BYOL,
     "deepcluster_v2": DeepClusterV2,
     "moco_v3": MoCoV3,
+    "dino": DINO,
     "simclr": SimCLR,
     "simsiam": SimSiam,
     "supcon": SupCon,
@@ -29,10 +31,12 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "BYOL",
+    "DINO",
     "METHODS",
     "BYOLConfig",
     "BarlowTwins",
     "BarlowTwinsConfig",
+    "DINOConfig",
     "DeepClusterV2",
     "DeepClusterV2Config",
     "Method",

@@ -206,7 +206,7 @@ class Method(keras.Model, abc.ABC):
 
     def embed(self, images: tf.Tensor) -> tf.Tensor:
         """The features that evaluators use: [B, H, W, 3] in [0, 1] to float32 [B, D]."""
-        return tf.cast(self.backbone(images, training=False), tf.float32)
+        return tf.cast(getattr(self, self.encoder_name)(images, training=False), tf.float32)
 
     @property
     def encoder_variables(self) -> list[keras.Variable]:

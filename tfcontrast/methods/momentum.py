@@ -34,7 +34,7 @@ class MomentumConfig(MethodConfig):
     )
 
 
-def clone(network: keras.Model, name: str) -> Any:
+def clone(network: keras.Layer, name: str) -> Any:
     """A network of the same architecture under another name; ``SlowCopies`` gives it weights."""
     copy = type(network).from_config({**network.get_config()})
     copy.name = name
@@ -56,7 +56,7 @@ class SlowCopies:
 
     def __init__(
         self,
-        pairs: Sequence[tuple[keras.Model, keras.Model]],
+        pairs: Sequence[tuple[keras.Layer, keras.Layer]],
         config: MomentumConfig,
         plan: Plan,
         *,
@@ -68,7 +68,7 @@ class SlowCopies:
         self._total_steps, self._offset = plan.total_steps, offset
 
     @property
-    def layers(self) -> tuple[keras.Model, ...]:
+    def layers(self) -> tuple[keras.Layer, ...]:
         """The copies."""
         return tuple(copy for _, copy in self._pairs)
 
