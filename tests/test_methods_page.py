@@ -90,7 +90,7 @@ def test_a_collapsed_value_is_the_one_that_training_warns_of(name, row):
         return
     config = method.config
     names = {"B": plan.batch_size, "N": plan.num_examples, "d": getattr(config, "proj_out_dim", 0)}
-    sizes = [getattr(config, size, 0) for size in ("queue_size", "num_prototypes")]
+    sizes = [getattr(config, size, 0) for size in ("num_prototypes", "queue_size")]
     names["K"] = next((size for size in sizes if size), FIXTURES.CLASSES)
     formula = re.sub(r"(\d) ([A-Za-z])", r"\1 * \2", printed[0])
     value = eval(formula, {"log": math.log, **names, "t": getattr(config, "temperature", 0)})
@@ -121,9 +121,10 @@ def test_drawing_again_gives_the_same_bytes(name):
 
 @pytest.mark.parametrize("name", sorted(DRAW.figures()))
 def test_boxes_lie_within_the_figure_and_apart(name):
-    boxes = DRAW.place(DRAW.figures()[name]["boxes"]).values()
+    figure = DRAW.figures()[name]
+    boxes, width = DRAW.place(figure).values(), figure.get("width", DRAW.WIDTH)
     for box in boxes:
-        assert box.width / 2 <= box.x <= DRAW.WIDTH - box.width / 2
+        assert box.width / 2 <= box.x <= width - box.width / 2
     for a, b in itertools.combinations(boxes, 2):
         apart = abs(a.x - b.x) - (a.width + b.width) / 2, abs(a.y - b.y) - (a.height + b.height) / 2
         assert max(apart) > 4, (a.name, b.name)

@@ -3,8 +3,8 @@
 What a figure shows is in ``figures.toml``; how it looks is here. Of the standard library only.
 
 A box is ``name = [kind, column, row]``, with a second line of text as a fourth entry. Columns are as
-wide as their widest box; rows are 35 pixels and may be halves. The kinds are in ``KINDS``; boxes of
-the kinds in ``ATTRIBUTES`` are named as the method's attributes are.
+wide as their widest box; rows are 35 pixels and may be fractions. The kinds are in ``KINDS``; boxes
+of the kinds in ``ATTRIBUTES`` are named as the method's attributes are.
 
 An arrow is ``"box -> box -> box"``: ``->`` carries a gradient back, ``-->`` does not, ``==>`` is the
 arrow at which a gradient stops, ``..>`` is what moves after the step. ``box.top`` (or bottom, left,
@@ -80,14 +80,15 @@ def size_of(name: str, box: Sequence[Any]) -> tuple[float, float]:
     return 16 + max(letter * len(name), 6.9 * len(note)), 46 if note else 30
 
 
-def place(boxes: Mapping[str, Sequence[Any]]) -> dict[str, Box]:
+def place(figure: Mapping[str, Any]) -> dict[str, Box]:
     """Lays the boxes out: columns share the free width evenly."""
+    boxes, width = figure["boxes"], figure.get("width", WIDTH)
     sizes = {name: size_of(name, box) for name, box in boxes.items()}
     columns = sorted({box[1] for box in boxes.values() if box[1] == int(box[1])})
     widths = [max(sizes[n][0] for n, box in boxes.items() if box[1] == c) for c in columns]
-    gap = (WIDTH - 2 * EDGE - sum(widths)) / max(len(columns) - 1, 1)
+    gap = (width - 2 * EDGE - sum(widths)) / max(len(columns) - 1, 1)
     if gap < 20:
-        raise ValueError(f"the boxes are too wide for {WIDTH} pixels. Received: {list(boxes)}")
+        raise ValueError(f"the boxes are too wide for {width} pixels. Received: {list(boxes)}")
     centers = {c: EDGE + sum(widths[:i]) + i * gap + widths[i] / 2 for i, c in enumerate(columns)}
     placed = {}
     for name, box in boxes.items():
@@ -193,13 +194,13 @@ def draw_bars(middle: Point, along: Point, colour: str) -> list[str]:
 
 def draw(figure: Mapping[str, Any]) -> str:
     """The SVG of a figure."""
-    boxes = place(figure["boxes"])
+    boxes, width = place(figure), figure.get("width", WIDTH)
     height = round(max(box.y for box in boxes.values())) + MARGIN
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
-        f'viewBox="0 0 {WIDTH} {height}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" role="img">',
         f"<title>{escape(figure['title'])}</title>",
-        f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="8" fill="#ffffff" '
+        f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="8" fill="#ffffff" '
         'stroke="#d0d7de"/>',
     ]
     for line in figure["arrows"]:
