@@ -92,7 +92,7 @@ def test_a_collapsed_value_is_the_one_that_training_warns_of(name, row):
     names = {"B": plan.batch_size, "N": plan.num_examples, "d": getattr(config, "proj_out_dim", 0)}
     sizes = [getattr(config, size, 0) for size in ("num_prototypes", "queue_size")]
     names["K"] = next((size for size in sizes if size), FIXTURES.CLASSES)
-    formula = re.sub(r"(\d) ([A-Za-z])", r"\1 * \2", printed[0])
+    formula = re.sub(r"(\w) (?=\w)", r"\1 * ", printed[0])
     value = eval(formula, {"log": math.log, **names, "t": getattr(config, "temperature", 0)})
     assert value == pytest.approx(known)
 
