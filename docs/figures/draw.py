@@ -2,14 +2,14 @@
 
 What a figure shows is in ``figures.toml``; how it looks is here. Of the standard library only.
 
-A box is ``name = [kind, column, row]``, with a second line of text as a fourth entry. Columns are as
-wide as their widest box; rows are 35 pixels and may be fractions. The kinds are in ``KINDS``; boxes
-of the kinds in ``ATTRIBUTES`` are named as the method's attributes are.
+A box is ``name = [kind, column, row]``, with a second line of text as a fourth entry. Columns are
+as wide as their widest box; rows are 35 pixels and may be fractions. The kinds are in ``KINDS``;
+boxes of the kinds in ``ATTRIBUTES`` are named as the method's attributes are.
 
-An arrow is ``"box -> box -> box"``: ``->`` carries a gradient back, ``-->`` does not, ``==>`` is the
-arrow at which a gradient stops, ``..>`` is what moves after the step. ``box.top`` (or bottom, left,
-right) says where an arrow meets a box; without it that is between the sides that face each other.
-``"a -> b : text"`` puts text beside it.
+An arrow is ``"box -> box -> box"``: ``->`` carries a gradient back, ``-->`` does not, ``==>`` is
+the arrow at which a gradient stops, ``..>`` is what moves after the step. ``box.top`` (or bottom,
+left, right) says where an arrow meets a box; without it that is between the sides that face each
+other. ``"a -> b : text"`` puts text beside it.
 """
 
 import dataclasses
