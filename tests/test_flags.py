@@ -8,7 +8,14 @@ from absl import flags as absl_flags
 
 from tfcontrast import flags
 from tfcontrast.augment import RECIPES
-from tfcontrast.config import DIGITS_DEFAULTS, GROUPS, Config, is_optional, option_type
+from tfcontrast.config import (
+    DIGITS_DEFAULTS,
+    GROUPS,
+    Config,
+    foreign_options,
+    is_optional,
+    option_type,
+)
 from tfcontrast.errors import UserError
 from tfcontrast.methods import METHODS
 
@@ -152,6 +159,14 @@ def test_a_flagfile_may_name_another(tmp_path):
         (["--train_mode=finetune"], "--train_mode=finetune needs --checkpoint"),
         (["--mode=eval"], "--mode=eval needs --checkpoint or --model_dir"),
         (["--mode=export"], "--mode=export needs --checkpoint or --model_dir"),
+        (
+            ["--patch_size=8"],
+            "--patch_size=8 is not an option of --backbone=resnet; it belongs to vit_tiny, ",
+        ),
+        (
+            ["--backbone=vit_base", "--stem=cifar"],
+            "--stem=cifar is not an option of --backbone=vit_base; it belongs to resnet$",
+        ),
         (["--checkpoint=x"], "--checkpoint is for linear_eval, .* Received: --checkpoint=x"),
     ],
 )
@@ -223,6 +238,8 @@ def other(field):
         return field.default  # these ask for a checkpoint
     if field.name == "clip_tensor_norm":
         return field.default  # excludes clip_norm
+    if field.name in {"backbone"} | foreign_options("resnet"):
+        return field.default  # a vision transformer has none of a ResNet's
     if field.name == "augmentation":
         return "identity"
     if meta["choices"]:
@@ -259,6 +276,8 @@ def test_the_flagfile_repeats_the_config_with_every_option_changed(tmp_path, met
         ["--method=simclr", "--dataset=cifar10"],
         ["--method=supervised", "--nolineareval_while_pretraining", "--use_blur=false"],
         ["--learning_rate=0.1", "--model_dir=", "--data_dir=/a b", "--crop_area_min=0.2"],
+        ["--backbone=vit_small", "--num_heads=12", "--patch_size=8", "--drop_path_rate=0.1"],
+        ["--backbone=vit_base", "--position_embedding=sincos", "--dataset=imagenet2012"],
     ],
 )
 def test_the_flagfile_repeats_a_parsed_config(tmp_path, words):

@@ -86,6 +86,7 @@ class OneLayer(keras.Model):
     """The smallest backbone with a batch norm."""
 
     feature_dim = 3
+    num_groups = 4
 
     def __init__(self, dtype="float32", synchronized=True):
         super().__init__(name="backbone", dtype=dtype)

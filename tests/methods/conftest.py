@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfcontrast import distribute
-from tfcontrast.methods import METHODS, Plan
+from tfcontrast.methods import METHODS, Method, Plan
 from tfcontrast.models import BatchNorm
 from tfcontrast.optim import make_optimizer
 
@@ -15,7 +15,16 @@ PLAN = Plan(batch_size=16, num_examples=16, steps_per_epoch=4, total_steps=40, s
 # Options at the size of the backbone; a method that is not here takes its defaults.
 SMALL = {
     "byol": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
-}
+    "moco_v3": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
+    "deepcluster_v2": {
+        "num_local_views": 0, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 4,
+        "num_clusterings": 3,
+    },
+    "swav": {
+        "num_local_views": 0, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 6,
+        "freeze_prototypes_steps": 0, "queue_size": 32, "queue_start_epoch": 0,
+    },
+}  # fmt: skip
 # Small rates: five steps do not blow rounding up.
 OPTIMIZERS = {
     "lars": lambda: make_optimizer("lars", learning_rate=0.02, weight_decay=1e-4, momentum=0.9),
@@ -27,6 +36,7 @@ class TinyBackbone(keras.Model):
     """Two strided convolutions with cross-replica batch norm; freezes whole, as group 4 does."""
 
     feature_dim = 6
+    num_groups = 4
 
     def __init__(self, dtype="float32"):
         super().__init__(name="backbone", dtype=dtype)
@@ -75,6 +85,9 @@ def build_method(
         method = METHODS[name](backbone(dtype=dtype), config, num_classes=classes, **options)
         method.compile(optimizer=make(), **compiled)
         method.prepare(SIDE)
+    if type(method).begin_epoch is not Method.begin_epoch:
+        images = global_batch(1, method.plan.num_examples)["views"][0]
+        method.begin_epoch(0, lambda function: np.asarray(function(tf.constant(images))))
     return method
 
 

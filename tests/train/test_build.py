@@ -138,24 +138,6 @@ def test_a_recipe_a_view(tiny_config, method, views):
         assert recipe.brightness == pytest.approx(0.4)
 
 
-def test_the_backbone_is_what_the_options_say(tiny_config):
-    config = tiny_config(
-        resnet_depth=50, width_multiplier=0.125, stem="auto", sk_ratio=0.0625, se_ratio=0.25,
-        shortcut="simclr", output_stride=8, zero_init_last_gamma=False, batch_norm_decay=0.95,
-        global_bn=False, input_normalization="half", precision="bfloat16",
-    )  # fmt: skip
-    found = build.build_backbone(config, 64).get_config()
-    assert found["dtype"]["config"]["name"] == "mixed_bfloat16"
-    del found["dtype"]
-    assert found == {
-        "name": "backbone", "depth": 50, "width_multiplier": 0.125, "stem": "auto",
-        "image_size": 64, "shortcut": "simclr", "sk_ratio": 0.0625, "se_ratio": 0.25,
-        "output_stride": 8, "zero_init_last_gamma": False, "batch_norm_decay": 0.95,
-        "global_bn": False, "input_mean": [0.5] * 3, "input_std": [0.5] * 3,
-    }  # fmt: skip
-    assert build.resolved_options(config, build.open_data(tiny_config()))["stem"] == "cifar"
-
-
 @pytest.mark.parametrize(
     ("method", "probes", "classes"),
     [("simclr", True, 10), ("simclr", False, 0), ("supcon", False, 0), ("supervised", False, 10)],
@@ -236,6 +218,20 @@ def test_replicas_must_share_the_batch(tiny_config, strategy_of):
     message = "--train_batch_size=66 must be a multiple of the 4 replicas"
     with pytest.raises(UserError, match=message):
         build.check_batch(config, strategy_of(4))
+
+
+def test_groups_of_batch_norm_must_share_the_batch(tiny_config, strategy_of):
+    build.check_batch(tiny_config(train_batch_size=64, batch_norm_splits=4), strategy_of(4))
+    for splits, replicas in ((6, 2), (2, 4)):
+        config = tiny_config(train_batch_size=64, batch_norm_splits=splits)
+        message = (
+            f"--batch_norm_splits must divide --train_batch_size=64 and be a multiple of the "
+            f"{replicas} replicas, or 1. Received: {splits}"
+        )
+        with pytest.raises(UserError, match=message):
+            build.check_batch(config, strategy_of(replicas))
+        run = dataclasses.replace(config.run, mode="eval")  # nothing is trained
+        build.check_batch(dataclasses.replace(config, run=run), strategy_of(replicas))
 
 
 def test_one_seed_one_start_under_any_strategy(tiny_config, build_run, strategy_of, arrays_of):

@@ -87,8 +87,9 @@ def _plain_copy(model: keras.Model) -> keras.Model:
     if not model.built or shape is None:
         raise ValueError(f"Build the model before exporting it. Received: {model.name} (not built)")
     config = {**model.get_config(), "dtype": "float32"}
-    if "global_bn" in config:
-        config["global_bn"] = False
+    for name, plain in (("global_bn", False), ("batch_norm_splits", 1)):
+        if name in config:
+            config[name] = plain
     copy = type(model).from_config(config)
     copy.build((None,) * (len(shape) - 1) + (shape[-1],))
     copy.set_weights(model.get_weights())

@@ -40,7 +40,12 @@ def make_projector(config: ProjectionConfig, *, global_bn: bool = True) -> Proje
 
 
 def encode_views(
-    backbone: keras.Model, projector: Projector, views: Sequence[tf.Tensor], training: bool
+    backbone: keras.Model,
+    projector: Projector,
+    views: Sequence[tf.Tensor],
+    training: bool,
+    *,
+    seed: tf.Tensor | None = None,
 ) -> dict[str, tf.Tensor]:
     """Passes all views through backbone and projector as one batch, which batch norm sees whole.
 
@@ -49,9 +54,10 @@ def encode_views(
         projector: features to embeddings.
         views: V tensors [B, H, W, 3] of one size.
         training: whether batch norm uses the batch's statistics.
+        seed: of the branches that the backbone drops, ``Plan.step_seed``.
 
     Returns:
         ``"features"`` [V * B, D] and ``"embeddings"`` [V * B, d], grouped by view.
     """
-    features = forward_views(backbone, views, training)
+    features = forward_views(backbone, views, training, seed=seed)
     return {"features": features, "embeddings": projector(features, training=training)}

@@ -113,6 +113,12 @@ class VisionTransformer(keras.Model):
             for i in range(self.depth)
         ]
         self.norm = layer_norm("norm", exact_dtype(self))
+        self.num_groups = self.depth
+
+    @property
+    def needs_seed(self) -> bool:
+        """Whether it drops branches at random in training, and so takes ``seed`` and ``views``."""
+        return bool(self._config["drop_path_rate"])
 
     def _make_embedding(self) -> PatchEmbedding:
         config = self._config
