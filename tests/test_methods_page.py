@@ -1,5 +1,6 @@
 """docs/methods.md has every method, says of it what the code says, and its figures are redrawn."""
 
+import html
 import importlib.util
 import itertools
 import math
@@ -128,3 +129,13 @@ def test_boxes_lie_within_the_figure_and_apart(name):
     for a, b in itertools.combinations(boxes, 2):
         apart = abs(a.x - b.x) - (a.width + b.width) / 2, abs(a.y - b.y) - (a.height + b.height) / 2
         assert max(apart) > 4, (a.name, b.name)
+
+
+@pytest.mark.parametrize("name", sorted(DRAW.figures()))
+def test_texts_lie_within_the_figure(name):
+    figure = DRAW.figures()[name]
+    texts = re.findall(r'<text x="([\d.]+)" .*>(.*)</text>', DRAW.draw(figure))
+    assert len(texts) >= len(figure["boxes"])
+    for x, words in texts:
+        half = 3.5 * len(html.unescape(words))
+        assert half < float(x) < figure.get("width", DRAW.WIDTH) - half, words
