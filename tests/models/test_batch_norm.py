@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfcontrast.models import BatchNorm, batch_norm, still_statistics
+from tfcontrast.models import BatchNorm, batch_norm
 
 CHANNELS = 5
 GAMMA = np.linspace(0.5, 1.5, CHANNELS)
@@ -258,18 +258,6 @@ def test_a_layer_of_a_strategy_can_move_its_statistics_outside_of_it(strategy_of
     expected = _numpy_step(x, weights)["moving_mean"]
     for value in _components(strategy, layer.moving_mean):
         np.testing.assert_allclose(value, expected, rtol=1e-5)
-
-
-def test_still_statistics_normalize_by_the_batch_and_do_not_move():
-    network = keras.Sequential([BatchNorm(momentum=0.8)])
-    x = tf.constant(np.random.default_rng(0).normal(3, 2, [20, 4]), tf.float32)
-    with pytest.raises(KeyError), still_statistics(network):
-        y = network(x, training=True)
-        raise KeyError
-    np.testing.assert_allclose(tf.reduce_mean(y, 0), 0, atol=1e-5)
-    np.testing.assert_array_equal(network.layers[0].moving_mean, np.zeros(4))
-    network(x, training=True)
-    np.testing.assert_allclose(network.layers[0].moving_mean, 0.2 * tf.reduce_mean(x, 0), rtol=1e-5)
 
 
 def test_config_round_trip():
