@@ -59,6 +59,7 @@ def arrays(method):
 @pytest.mark.parametrize(
     ("name", "optimizer", "replicas"),
     [
+        ("deepcluster_v2", "lars", 2),
         ("simclr", "lars", 1),
         ("simclr", "lars", 2),
         ("simclr", "sgd", 4),
@@ -67,6 +68,7 @@ def arrays(method):
         ("simsiam", "sgd", 2),
         ("barlow_twins", "lars", 2),
         ("vicreg", "sgd", 2),
+        ("swav", "sgd", 2),
     ],
 )
 def test_every_replica_skips_the_same_step(

@@ -1,6 +1,6 @@
 """Networks and their state: ResNets, batch norm, projector, queues, banks, k-means, slow copies."""
 
-from tfcontrast.models.batch_norm import BatchNorm, still_statistics
+from tfcontrast.models.batch_norm import BatchNorm
 from tfcontrast.models.ema import copy_weights, cosine_ema_decay, update_ema
 from tfcontrast.models.heads import Projector
 from tfcontrast.models.kmeans import Clusters, kmeans
@@ -10,6 +10,7 @@ from tfcontrast.models.normalized_dense import Prototypes, WeightNormDense
 from tfcontrast.models.perceptron import Perceptron
 from tfcontrast.models.queue import Queue
 from tfcontrast.models.resnet import ResNet
+from tfcontrast.models.still_statistics import still_statistics
 from tfcontrast.models.torchvision import (
     load_torchvision_state,
     torchvision_names,

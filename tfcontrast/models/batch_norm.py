@@ -1,7 +1,5 @@
 """Batch normalisation with one collective per direction and fused kernels."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -162,28 +160,6 @@ class BatchNorm(keras.layers.Layer):
             "synchronized": self.synchronized,
             "splits": self.splits,
         }
-
-
-@contextlib.contextmanager
-def still_statistics(*networks: keras.Layer) -> Iterator[None]:
-    """Within it, a pass in training mode leaves the moving statistics of these networks alone.
-
-    A function that is traced within it stays so.
-    """
-    layers = [
-        layer
-        for network in networks
-        for layer in network._flatten_layers()
-        if isinstance(layer, BatchNorm)
-    ]
-    kept = [layer.momentum for layer in layers]
-    try:
-        for layer in layers:
-            layer.momentum = 1.0
-        yield
-    finally:
-        for layer, momentum in zip(layers, kept, strict=True):
-            layer.momentum = momentum
 
 
 def _normalize_together(
