@@ -1,5 +1,6 @@
 """docs/methods.md has every method, says of it what the code says, and its figures are redrawn."""
 
+import functools
 import html
 import importlib.util
 import itertools
@@ -43,6 +44,10 @@ def table(marker):
     return [(re.search(r"`(\w+)`", row[cells[0][0]])[1], row) for row in rows]
 
 
+ROWS = table("comparison")
+
+
+@functools.cache
 def small(name):
     """The method at toy size, without variables of the networks."""
     config = METHODS[name].Config(**FIXTURES.SMALL.get(name, {}))
@@ -52,12 +57,12 @@ def small(name):
 
 def test_every_method_has_one_section_one_row_and_one_figure():
     assert sorted(name for name, _ in sections()) == sorted(METHODS)
-    assert sorted(name for name, _ in table("comparison")) == sorted(METHODS)
+    assert sorted(name for name, _ in ROWS) == sorted(METHODS)
     assert sorted(DRAW.figures()) == sorted(METHODS)
     assert sorted(path.stem for path in FIGURES.glob("*.svg")) == sorted(METHODS)
 
 
-@pytest.mark.parametrize(("name", "section"), sections(), ids=lambda value: value.split("\n")[0])
+@pytest.mark.parametrize(("name", "section"), sections(), ids=[name for name, _ in sections()])
 def test_a_section_has_its_figure_loss_state_and_links(name, section):
     assert re.search(rf"^!\[\S.*\]\(figures/{name}\.svg\)$", section, re.MULTILINE)
     assert section.count("```text\n") == 1
@@ -70,7 +75,7 @@ def test_a_section_has_its_figure_loss_state_and_links(name, section):
     assert {path.relative_to(ROOT).as_posix() for path in recipes} <= linked
 
 
-@pytest.mark.parametrize(("name", "row"), table("comparison"), ids=lambda value: str(value)[:12])
+@pytest.mark.parametrize(("name", "row"), ROWS, ids=[name for name, _ in ROWS])
 def test_a_row_says_what_the_code_says(name, row):
     kind = METHODS[name]
     assert int(re.match(r"\d+", row["views"])[0]) == kind.num_views
@@ -81,7 +86,7 @@ def test_a_row_says_what_the_code_says(name, row):
     assert re.findall(r"\+ (\d+)", row["views"]) == ([str(local)] if local else [])
 
 
-@pytest.mark.parametrize(("name", "row"), table("comparison"), ids=lambda value: str(value)[:12])
+@pytest.mark.parametrize(("name", "row"), ROWS, ids=[name for name, _ in ROWS])
 def test_a_collapsed_value_is_the_one_that_training_warns_of(name, row):
     method, plan = small(name), FIXTURES.PLAN
     known = method.stuck_loss(plan.batch_size)
