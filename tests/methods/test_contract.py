@@ -12,6 +12,8 @@ from tfcontrast.train import checkpoints, state
 EVERY = sorted(METHODS)
 # The least value of the loss; SupCon's: all 7 positives at one place, every other image far away.
 BEST = {
+    # NCE's: of 24 draws from 16 rows 1.5 are the image's own, and at best h = 1 / 2.5.
+    "instdisc": np.log(2.5) + 1.5 * np.log(2.5 / 1.5),
     "supcon": np.log(7),
 }
 # What may be left of the way from the first loss to the best after 100 steps; the others: 0.4.
@@ -86,7 +88,7 @@ def test_bfloat16_is_close_and_keeps_float32_state(make_method, fit, name):
     assert found["loss"] == pytest.approx(expected["loss"], rel=0.02)
     assert found["loss"] != expected["loss"]
     kinds = {v.dtype for v in state.model_state(half).values()}
-    assert kinds == {"float32"}
+    assert kinds - {"int64"} == {"float32"}  # a queue counts
 
 
 @pytest.mark.parametrize("name", WITH_PROBE)

@@ -2,6 +2,8 @@
 
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.byol import BYOL, BYOLConfig
+from tfcontrast.methods.instdisc import InstDisc, InstDiscConfig
+from tfcontrast.methods.nnclr import NNCLR, NNCLRConfig
 from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.projection import ProjectionConfig, make_projector
 from tfcontrast.methods.simclr import SimCLR, SimCLRConfig
@@ -10,6 +12,8 @@ from tfcontrast.methods.supervised import Supervised, SupervisedConfig
 
 METHODS: dict[str, type[Method]] = {
     "byol": BYOL,
+    "instdisc": InstDisc,
+    "nnclr": NNCLR,
     "simclr": SimCLR,
     "supcon": SupCon,
     "supervised": Supervised,
@@ -18,8 +22,12 @@ METHODS: dict[str, type[Method]] = {
 __all__ = [
     "BYOL",
     "METHODS",
+    "NNCLR",
     "BYOLConfig",
+    "InstDisc",
+    "InstDiscConfig",
     "Method",
+    "NNCLRConfig",
     "Plan",
     "ProjectionConfig",
     "SimCLR",
