@@ -33,6 +33,14 @@ SMALL = {
         "num_proj_layers": 2, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 7,
         "norm_last_layer": False, "freeze_last_layer_epochs": 0, "ema_decay": 0.9,
     },
+    "instdisc": {"proj_out_dim": 5, "num_negatives": 24, "temperature": 0.2},
+    "nnclr": {
+        "queue_size": 24,
+        "num_proj_layers": 2,
+        "proj_hidden_dim": 16,
+        "proj_out_dim": 16,
+        "pred_hidden_dim": 16,
+    },
 }  # fmt: skip
 # Small rates: five steps do not blow rounding up.
 OPTIMIZERS = {
@@ -200,3 +208,14 @@ def batches():
 def fit():
     """``fit_method``."""
     return fit_method
+
+
+@pytest.fixture
+def golden_views():
+    """The worked example of the losses' tests: z1, z2 [4, 6], and five unit rows [5, 6]."""
+    i, j = np.arange(4)[:, None], np.arange(6)[None]
+    z1 = np.sin(1 + 0.7 * i + 1.3 * j + 0.11 * i * j)
+    z2 = np.cos(0.5 + 0.9 * i + 0.8 * j + 0.07 * i * j)
+    stored = np.sin(0.3 + 0.5 * np.arange(5)[:, None] + 1.7 * j)
+    stored /= np.linalg.norm(stored, axis=1, keepdims=True)
+    return tuple(tf.constant(rows, tf.float32) for rows in (z1, z2, stored))

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfcontrast import data as data_lib
 from tfcontrast.errors import UserError
+from tfcontrast.methods import METHODS
 from tfcontrast.train import build
 
 
@@ -175,6 +176,21 @@ def test_groups_of_batch_norm_must_share_the_batch(tiny_config, strategy_of):
             build.check_batch(config, strategy_of(replicas))
         run = dataclasses.replace(config.run, mode="eval")  # nothing is trained
         build.check_batch(dataclasses.replace(config, run=run), strategy_of(replicas))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_least_batch(tiny_config, strategy_of, method):
+    least = METHODS[method].least_batch
+    assert least == (1 if method in ("instdisc", "supervised") else 2)
+    build.check_batch(tiny_config(method=method, train_batch_size=least), strategy_of(1))
+    one = tiny_config(method=method, train_batch_size=1)
+    if least == 2:
+        message = f"^--train_batch_size must be at least 2 with --method={method}, .* Received: 1$"
+        with pytest.raises(UserError, match=message):
+            build.check_batch(one, strategy_of(1))
+    for train_mode in ("linear_eval", "finetune"):
+        run = dataclasses.replace(one.run, train_mode=train_mode)
+        build.check_batch(dataclasses.replace(one, run=run), strategy_of(1))
 
 
 def test_one_seed_one_start_under_any_strategy(tiny_config, build_run, strategy_of, arrays_of):

@@ -5,7 +5,9 @@ from tfcontrast.methods.base import Method
 from tfcontrast.methods.byol import BYOL, BYOLConfig
 from tfcontrast.methods.deepcluster_v2 import DeepClusterV2, DeepClusterV2Config
 from tfcontrast.methods.dino import DINO, DINOConfig
+from tfcontrast.methods.instdisc import InstDisc, InstDiscConfig
 from tfcontrast.methods.moco_v3 import MoCoV3, MoCoV3Config
+from tfcontrast.methods.nnclr import NNCLR, NNCLRConfig
 from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.projection import ProjectionConfig, make_projector
 from tfcontrast.methods.simclr import SimCLR, SimCLRConfig
@@ -21,6 +23,8 @@ METHODS: dict[str, type[Method]] = {
     "deepcluster_v2": DeepClusterV2,
     "moco_v3": MoCoV3,
     "dino": DINO,
+    "instdisc": InstDisc,
+    "nnclr": NNCLR,
     "simclr": SimCLR,
     "simsiam": SimSiam,
     "supcon": SupCon,
@@ -33,15 +37,19 @@ __all__ = [
     "BYOL",
     "DINO",
     "METHODS",
+    "NNCLR",
     "BYOLConfig",
     "BarlowTwins",
     "BarlowTwinsConfig",
     "DINOConfig",
     "DeepClusterV2",
     "DeepClusterV2Config",
+    "InstDisc",
+    "InstDiscConfig",
     "Method",
     "MoCoV3",
     "MoCoV3Config",
+    "NNCLRConfig",
     "Plan",
     "ProjectionConfig",
     "SimCLR",

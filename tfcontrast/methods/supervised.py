@@ -91,6 +91,7 @@ class Supervised(Method):
     Config = SupervisedConfig
     needs_labels = True
     num_views = 1
+    least_batch = 1  # an image is compared with its label
     metric_names = ("loss", "train_top1", "prediction_entropy", "feature_std")
 
     def __init__(

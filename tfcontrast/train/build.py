@@ -215,11 +215,17 @@ def total_steps(config: Config, steps_per_epoch: int) -> int:
 
 
 def check_batch(config: Config, strategy: tf.distribute.Strategy) -> None:
-    """Refuses a global batch that replicas, or batch norm's groups, cannot share evenly.
+    """Refuses a global batch that cannot be shared evenly, or that the method cannot train on.
 
     Raises:
-        UserError: it does not divide.
+        UserError: it does not divide, or has too few images.
     """
+    least = METHODS[config.run.method].least_batch if config.run.train_mode == "pretrain" else 1
+    if config.train.train_batch_size < least:
+        raise UserError(
+            f"--train_batch_size must be at least {least} with --method={config.run.method}, which "
+            f"compares images with each other. Received: {config.train.train_batch_size}"
+        )
     replicas = strategy.num_replicas_in_sync
     if config.train.train_batch_size % replicas:
         raise UserError(
