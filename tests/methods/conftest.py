@@ -15,6 +15,8 @@ PLAN = Plan(batch_size=16, num_examples=16, steps_per_epoch=4, total_steps=40, s
 # Options at the size of the backbone; a method that is not here takes its defaults.
 SMALL = {
     "byol": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
+    "densecl": {"queue_size": 24, "proj_hidden_dim": 8, "proj_out_dim": 5, "ema_decay": 0.9},
+    "moco": {"queue_size": 24, "proj_out_dim": 5, "temperature": 0.2, "ema_decay": 0.9},
 }
 # Small rates: five steps do not blow rounding up.
 OPTIMIZERS = {

@@ -11,11 +11,20 @@ from tfcontrast.train import checkpoints, state
 
 EVERY = sorted(METHODS)
 # The least value of the loss; SupCon's: all 7 positives at one place, every other image far away.
+# With a queue of 24 keys of the same 16 images, half of the images are in it twice, half once.
 BEST = {
+    "densecl": np.log(6) / 2,
+    "moco": np.log(6) / 2,
     "supcon": np.log(7),
 }
 # What may be left of the way from the first loss to the best after 100 steps; the others: 0.4.
 LEFT = {}
+# Here the positive cannot be the only one at its place.
+WITHOUT_SCORE = {
+    "densecl": "the queue holds older keys of the same image",
+    "moco": "the queue holds older keys of the same image",
+    "supcon": "the other images of the class are at the same place",
+}
 WITH_PROBE = [name for name in EVERY if name != "supervised"]
 
 
@@ -86,7 +95,7 @@ def test_bfloat16_is_close_and_keeps_float32_state(make_method, fit, name):
     assert found["loss"] == pytest.approx(expected["loss"], rel=0.02)
     assert found["loss"] != expected["loss"]
     kinds = {v.dtype for v in state.model_state(half).values()}
-    assert kinds == {"float32"}
+    assert kinds - {"int64"} == {"float32"}  # queues count in int64
 
 
 @pytest.mark.parametrize("name", WITH_PROBE)
@@ -147,7 +156,7 @@ def test_sixteen_images_are_learned_by_heart(make_method, fit, name):
     last = fit(method, 1)
     best = BEST.get(name, 0)
     assert last["loss"] - best < LEFT.get(name, 0.4) * (first["loss"] - best)
-    if name != "supcon":
+    if name not in WITHOUT_SCORE:
         for score in {"train_top1", "contrastive_accuracy"} & last.keys():
             assert last[score] > 0.9 > first[score]
 

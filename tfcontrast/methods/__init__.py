@@ -2,6 +2,8 @@
 
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.byol import BYOL, BYOLConfig
+from tfcontrast.methods.densecl import DenseCL, DenseCLConfig
+from tfcontrast.methods.moco import MoCo, MoCoConfig
 from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.projection import ProjectionConfig, make_projector
 from tfcontrast.methods.simclr import SimCLR, SimCLRConfig
@@ -10,6 +12,8 @@ from tfcontrast.methods.supervised import Supervised, SupervisedConfig
 
 METHODS: dict[str, type[Method]] = {
     "byol": BYOL,
+    "densecl": DenseCL,
+    "moco": MoCo,
     "simclr": SimCLR,
     "supcon": SupCon,
     "supervised": Supervised,
@@ -19,7 +23,11 @@ __all__ = [
     "BYOL",
     "METHODS",
     "BYOLConfig",
+    "DenseCL",
+    "DenseCLConfig",
     "Method",
+    "MoCo",
+    "MoCoConfig",
     "Plan",
     "ProjectionConfig",
     "SimCLR",

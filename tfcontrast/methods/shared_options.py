@@ -38,3 +38,17 @@ def queue_size(default: int) -> Any:
 def num_prototypes(default: int) -> Any:
     """``num_prototypes``."""
     return option(default, "Prototypes, or clusters, of each head.", low=2)
+
+
+def ema_decay(default: float) -> Any:
+    """``ema_decay``."""
+    return option(default, "What the slow copy keeps of its weights at each step.", low=0, high=1)
+
+
+def ema_schedule(default: str) -> Any:
+    """``ema_schedule``."""
+    return option(
+        default,
+        "ema_decay for the whole run (constant), or from it to 1 (cosine).",
+        choices=("constant", "cosine"),
+    )
