@@ -41,6 +41,8 @@ SMALL = {
         "proj_out_dim": 16,
         "pred_hidden_dim": 16,
     },
+    "densecl": {"queue_size": 24, "proj_hidden_dim": 8, "proj_out_dim": 5, "ema_decay": 0.9},
+    "moco": {"queue_size": 24, "proj_out_dim": 5, "temperature": 0.2, "ema_decay": 0.9},
 }  # fmt: skip
 # Small rates: five steps do not blow rounding up.
 OPTIMIZERS = {

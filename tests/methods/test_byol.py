@@ -214,6 +214,5 @@ def test_predictor_and_slow_copy_keep_it_from_collapse(make_method, fit, monkeyp
     start = fit(method, 1)["embedding_std"]
     fit(method, 150)
     end = fit(method, 1)["embedding_std"]
-    print(whole, start, end)
     assert start > 0.1
     assert end > 0.1 if whole else end < 0.01

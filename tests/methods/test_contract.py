@@ -16,10 +16,21 @@ BEST = {
     "simsiam": -1,
     # NCE's: of 24 draws from 16 rows 1.5 are the image's own, and at best h = 1 / 2.5.
     "instdisc": np.log(2.5) + 1.5 * np.log(2.5 / 1.5),
+# The least value of the loss; SupCon's: all 7 positives at one place, every other image far away.
+# With a queue of 24 keys of the same 16 images, half of the images are in it twice, half once.
+BEST = {
+    "densecl": np.log(6) / 2,
+    "moco": np.log(6) / 2,
     "supcon": np.log(7),
 }
 # What may be left of the way from the first loss to the best after 100 steps; the others: 0.4.
 LEFT = {}
+# Here the positive cannot be the only one at its place.
+WITHOUT_SCORE = {
+    "densecl": "the queue holds older keys of the same image",
+    "moco": "the queue holds older keys of the same image",
+    "supcon": "the other images of the class are at the same place",
+}
 WITH_PROBE = [name for name in EVERY if name != "supervised"]
 
 
@@ -92,6 +103,7 @@ def test_bfloat16_is_close_and_keeps_float32_state(make_method, fit, name):
     kinds = {v.dtype for v in state.model_state(half).values()}
     assert kinds - {"int64"} == {"float32"}  # counters, indices and labels are whole numbers
     assert kinds - {"int64"} == {"float32"}  # a queue counts
+    assert kinds - {"int64"} == {"float32"}  # queues count in int64
 
 
 @pytest.mark.parametrize("name", WITH_PROBE)
@@ -152,7 +164,7 @@ def test_sixteen_images_are_learned_by_heart(make_method, fit, name):
     last = fit(method, 1)
     best = BEST.get(name, 0)
     assert last["loss"] - best < LEFT.get(name, 0.4) * (first["loss"] - best)
-    if name != "supcon":
+    if name not in WITHOUT_SCORE:
         for score in {"train_top1", "contrastive_accuracy"} & last.keys():
             assert last[score] > 0.9 > first[score]
 

@@ -4,8 +4,10 @@ from tfcontrast.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.byol import BYOL, BYOLConfig
 from tfcontrast.methods.deepcluster_v2 import DeepClusterV2, DeepClusterV2Config
+from tfcontrast.methods.densecl import DenseCL, DenseCLConfig
 from tfcontrast.methods.dino import DINO, DINOConfig
 from tfcontrast.methods.instdisc import InstDisc, InstDiscConfig
+from tfcontrast.methods.moco import MoCo, MoCoConfig
 from tfcontrast.methods.moco_v3 import MoCoV3, MoCoV3Config
 from tfcontrast.methods.nnclr import NNCLR, NNCLRConfig
 from tfcontrast.methods.plan import Plan
@@ -25,6 +27,8 @@ METHODS: dict[str, type[Method]] = {
     "dino": DINO,
     "instdisc": InstDisc,
     "nnclr": NNCLR,
+    "densecl": DenseCL,
+    "moco": MoCo,
     "simclr": SimCLR,
     "simsiam": SimSiam,
     "supcon": SupCon,
@@ -44,9 +48,13 @@ __all__ = [
     "DINOConfig",
     "DeepClusterV2",
     "DeepClusterV2Config",
+    "DenseCL",
+    "DenseCLConfig",
     "InstDisc",
     "InstDiscConfig",
     "Method",
+    "MoCo",
+    "MoCoConfig",
     "MoCoV3",
     "MoCoV3Config",
     "NNCLRConfig",
