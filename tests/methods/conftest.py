@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfcontrast import distribute
-from tfcontrast.methods import METHODS, Plan
+from tfcontrast.methods import METHODS, Method, Plan
 from tfcontrast.models import BatchNorm
 from tfcontrast.optim import make_optimizer
 
@@ -15,6 +15,7 @@ PLAN = Plan(batch_size=16, num_examples=16, steps_per_epoch=4, total_steps=40, s
 # Options at the size of the backbone; a method that is not here takes its defaults.
 SMALL = {
     "byol": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
+    "deepcluster": {"num_prototypes": 4},
 }
 # Small rates: five steps do not blow rounding up.
 OPTIMIZERS = {
@@ -75,6 +76,9 @@ def build_method(
         method = METHODS[name](backbone(dtype=dtype), config, num_classes=classes, **options)
         method.compile(optimizer=make(), **compiled)
         method.prepare(SIDE)
+    if type(method).begin_epoch is not Method.begin_epoch:
+        images = global_batch(1, method.plan.num_examples)["views"][0]
+        method.begin_epoch(0, lambda function: np.asarray(function(tf.constant(images))))
     return method
 
 

@@ -2,6 +2,7 @@
 
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.byol import BYOL, BYOLConfig
+from tfcontrast.methods.deepcluster import DeepCluster, DeepClusterConfig
 from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.projection import ProjectionConfig, make_projector
 from tfcontrast.methods.simclr import SimCLR, SimCLRConfig
@@ -10,6 +11,7 @@ from tfcontrast.methods.supervised import Supervised, SupervisedConfig
 
 METHODS: dict[str, type[Method]] = {
     "byol": BYOL,
+    "deepcluster": DeepCluster,
     "simclr": SimCLR,
     "supcon": SupCon,
     "supervised": Supervised,
@@ -19,6 +21,8 @@ __all__ = [
     "BYOL",
     "METHODS",
     "BYOLConfig",
+    "DeepCluster",
+    "DeepClusterConfig",
     "Method",
     "Plan",
     "ProjectionConfig",

@@ -188,6 +188,7 @@ def build_backbone(config: Config, image_size: int) -> ResNet:
         global_bn=options.global_bn,
         input_mean=mean,
         input_std=deviation,
+        sobel=options.sobel,
         dtype=policy,
         name="backbone",
     )
