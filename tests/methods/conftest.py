@@ -16,7 +16,15 @@ PLAN = Plan(batch_size=16, num_examples=16, steps_per_epoch=4, total_steps=40, s
 SMALL = {
     "byol": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
     "deepcluster": {"num_prototypes": 4},
-}
+    "deepcluster_v2": {
+        "num_local_views": 0, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 4,
+        "num_clusterings": 3,
+    },
+    "swav": {
+        "num_local_views": 0, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 6,
+        "freeze_prototypes_steps": 0, "queue_size": 32, "queue_start_epoch": 0,
+    },
+}  # fmt: skip
 # Small rates: five steps do not blow rounding up.
 OPTIMIZERS = {
     "lars": lambda: make_optimizer("lars", learning_rate=0.02, weight_decay=1e-4, momentum=0.9),

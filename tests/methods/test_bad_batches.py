@@ -59,11 +59,14 @@ def arrays(method):
 @pytest.mark.parametrize(
     ("name", "optimizer", "replicas"),
     [
+        ("deepcluster", "sgd", 2),
+        ("deepcluster_v2", "lars", 2),
         ("simclr", "lars", 1),
         ("simclr", "lars", 2),
         ("simclr", "sgd", 4),
         ("supcon", "sgd", 2),
         ("supervised", "lars", 2),
+        ("swav", "sgd", 2),
     ],
 )
 def test_every_replica_skips_the_same_step(

@@ -86,7 +86,7 @@ def test_bfloat16_is_close_and_keeps_float32_state(make_method, fit, name):
     assert found["loss"] == pytest.approx(expected["loss"], rel=0.02)
     assert found["loss"] != expected["loss"]
     kinds = {v.dtype for v in state.model_state(half).values()}
-    assert kinds == {"float32"}
+    assert kinds - {"int64"} == {"float32"}  # counters, indices and labels are whole numbers
 
 
 @pytest.mark.parametrize("name", WITH_PROBE)

@@ -41,12 +41,21 @@ def pred_hidden_dim(default: int) -> Any:
 
 def queue_size(default: int) -> Any:
     """``queue_size``."""
-    return option(default, "Rows of the queue; at least the batch.", low=1)
+    return option(
+        default, "Rows of the queue, at least the batch; 0: none, where that is possible.", low=0
+    )
 
 
 def num_prototypes(default: int) -> Any:
     """``num_prototypes``."""
     return option(default, "Prototypes, or clusters, of each head.", low=2)
+
+
+def num_local_views(default: int) -> Any:
+    """``num_local_views``."""
+    return option(
+        default, "Small local views of each image beside the two full-size ones.", low=0, high=64
+    )
 
 
 def kmeans_iterations(default: int) -> Any:

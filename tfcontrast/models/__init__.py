@@ -10,6 +10,7 @@ from tfcontrast.models.normalized_dense import Prototypes, WeightNormDense
 from tfcontrast.models.perceptron import Perceptron
 from tfcontrast.models.queue import Queue
 from tfcontrast.models.resnet import ResNet
+from tfcontrast.models.still_statistics import still_statistics
 from tfcontrast.models.torchvision import (
     load_torchvision_state,
     torchvision_names,
@@ -34,6 +35,7 @@ __all__ = [
     "forward_views",
     "kmeans",
     "load_torchvision_state",
+    "still_statistics",
     "torchvision_names",
     "torchvision_state",
     "update_ema",
