@@ -20,6 +20,7 @@ SMALL = {
     "simsiam": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8},
     "vicreg": {"proj_hidden_dim": 8, "proj_out_dim": 5},
     "moco_v3": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
+    "deepcluster": {"num_prototypes": 4},
     "deepcluster_v2": {
         "num_local_views": 0, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 4,
         "num_clusterings": 3,

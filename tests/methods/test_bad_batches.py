@@ -59,6 +59,7 @@ def arrays(method):
 @pytest.mark.parametrize(
     ("name", "optimizer", "replicas"),
     [
+        ("deepcluster", "sgd", 2),
         ("deepcluster_v2", "lars", 2),
         ("simclr", "lars", 1),
         ("simclr", "lars", 2),

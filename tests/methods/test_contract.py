@@ -11,16 +11,13 @@ from tfcontrast.train import checkpoints, state
 
 EVERY = sorted(METHODS)
 # The least value of the loss; SupCon's: all 7 positives at one place, every other image far away;
-# SimSiam's: cosines of 1.
-BEST = {
-    "simsiam": -1,
-    # NCE's: of 24 draws from 16 rows 1.5 are the image's own, and at best h = 1 / 2.5.
-    "instdisc": np.log(2.5) + 1.5 * np.log(2.5 / 1.5),
-# The least value of the loss; SupCon's: all 7 positives at one place, every other image far away.
-# With a queue of 24 keys of the same 16 images, half of the images are in it twice, half once.
+# SimSiam's: cosines of 1. With a queue of 24 keys of the same 16 images, half of the images are in
+# it twice, half once. NCE's: of 24 draws from 16 rows 1.5 are the image's own, at best h = 1 / 2.5.
 BEST = {
     "densecl": np.log(6) / 2,
+    "instdisc": np.log(2.5) + 1.5 * np.log(2.5 / 1.5),
     "moco": np.log(6) / 2,
+    "simsiam": -1,
     "supcon": np.log(7),
 }
 # What may be left of the way from the first loss to the best after 100 steps; the others: 0.4.

@@ -16,7 +16,9 @@ from tfcontrast.train import state
 
 STEPS = 5
 # What moves between epochs only.
-BETWEEN_EPOCHS = {"centroids", "clusters", "clusterings_done", "cluster_nmi", "cluster_use"}
+BETWEEN_EPOCHS = {
+    "centroids", "clusters", "clusterings_done", "cluster_nmi", "cluster_use", "largest_cluster",
+}  # fmt: skip
 TABLE = [(name, optimizer) for name in sorted(METHODS) for optimizer in ("lars", "sgd")]
 
 WORKER = """

@@ -111,6 +111,9 @@ class ModelConfig:
         "Mean and deviation that the encoder subtracts and divides by.",
         choices=("none", "imagenet", "cifar10", "cifar100", "half"),
     )
+    sobel: bool = option(
+        False, "The encoder sees Sobel gradients of the grey image, not colours (DeepCluster)."
+    )
     precision: str = option(
         "float32",
         "float32 or bfloat16 compute; losses and state stay float32.",

@@ -3,6 +3,7 @@
 from tfcontrast.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.byol import BYOL, BYOLConfig
+from tfcontrast.methods.deepcluster import DeepCluster, DeepClusterConfig
 from tfcontrast.methods.deepcluster_v2 import DeepClusterV2, DeepClusterV2Config
 from tfcontrast.methods.densecl import DenseCL, DenseCLConfig
 from tfcontrast.methods.dino import DINO, DINOConfig
@@ -22,6 +23,7 @@ from tfcontrast.methods.vicreg import VICReg, VICRegConfig
 METHODS: dict[str, type[Method]] = {
     "barlow_twins": BarlowTwins,
     "byol": BYOL,
+    "deepcluster": DeepCluster,
     "deepcluster_v2": DeepClusterV2,
     "moco_v3": MoCoV3,
     "dino": DINO,
@@ -46,6 +48,8 @@ __all__ = [
     "BarlowTwins",
     "BarlowTwinsConfig",
     "DINOConfig",
+    "DeepCluster",
+    "DeepClusterConfig",
     "DeepClusterV2",
     "DeepClusterV2Config",
     "DenseCL",

@@ -165,7 +165,8 @@ class Method(keras.Model, abc.ABC):
         """Does what happens between epochs, such as clustering; most methods have nothing to do.
 
         It is called in every process, outside of a step, before an epoch's first step; not when a
-        run resumes within an epoch. What it finds out belongs into variables.
+        run resumes within an epoch. What it finds out belongs into variables, after the last
+        ``run_over``, in which a stop that is asked for breaks it off.
 
         Args:
             epoch: its number, from 0.

@@ -15,11 +15,7 @@ from tfcontrast.models import Projector, forward_views
 class ProjectionConfig(MethodConfig):
     """Options of the methods that put a projector on the backbone."""
 
-    proj_head_mode: str = option(
-        "nonlinear",
-        "The projector: none, linear or nonlinear.",
-        choices=("none", "linear", "nonlinear"),
-    )
+    proj_head_mode: str = shared_options.proj_head_mode("nonlinear")
     num_proj_layers: int = shared_options.num_proj_layers(2)
     proj_hidden_dim: int = shared_options.proj_hidden_dim(0)
     proj_out_dim: int = shared_options.proj_out_dim(128)

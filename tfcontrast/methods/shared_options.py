@@ -10,6 +10,15 @@ def temperature(default: float) -> Any:
     return option(default, "Temperature of the loss.", low=1e-4)
 
 
+def proj_head_mode(default: str) -> Any:
+    """``proj_head_mode``."""
+    return option(
+        default,
+        "The projector: none, linear or nonlinear.",
+        choices=("none", "linear", "nonlinear"),
+    )
+
+
 def num_proj_layers(default: int) -> Any:
     """``num_proj_layers``."""
     return option(default, "Layers of the nonlinear projector.", low=1, high=16)

@@ -17,6 +17,7 @@ from tfcontrast.models.torchvision import (
     torchvision_state,
 )
 from tfcontrast.models.vit import VisionTransformer
+from tfcontrast.models.whitening import whiten
 
 __all__ = [
     "BatchNorm",
@@ -38,4 +39,5 @@ __all__ = [
     "torchvision_names",
     "torchvision_state",
     "update_ema",
+    "whiten",
 ]

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfcontrast.models.blocks import BasicBlock, BlockOptions, Bottleneck, Group
 from tfcontrast.models.convolution import Conv, build_chain
+from tfcontrast.models.sobel import sobel_gradients
 
 DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     10: (BasicBlock, (1, 1, 1, 1)),
@@ -109,6 +110,7 @@ class ResNet(keras.Model):
             instead, as that many devices would; ``forward_views`` then passes each view alone.
         input_mean: subtracted from the images' channels; None for 0.
         input_std: divides the images' channels; None for 1.
+        sobel: let the first layer see the image's gradients in place of its colours (DeepCluster).
         **kwargs: ``name`` and ``dtype`` (a policy; features are float32 also under
             ``mixed_bfloat16``).
 
@@ -133,6 +135,7 @@ class ResNet(keras.Model):
         batch_norm_splits: int = 1,
         input_mean: Sequence[float] | None = None,
         input_std: Sequence[float] | None = None,
+        sobel: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("name", "resnet")
@@ -161,6 +164,7 @@ class ResNet(keras.Model):
             "batch_norm_splits": batch_norm_splits,
             "input_mean": None if input_mean is None else list(input_mean),
             "input_std": None if input_std is None else list(input_std),
+            "sobel": sobel,
         }
         options = BlockOptions(
             batch_norm_decay=batch_norm_decay,
@@ -214,7 +218,7 @@ class ResNet(keras.Model):
             values = self._config[name]
             if values is not None and len(values) != channels:
                 raise ValueError(f"{name} needs {channels} values. Received: {values}")
-        build_chain(channels, self._stages())
+        build_chain(2 if self._config["sobel"] else channels, self._stages())
 
     def freeze(self, last_group: int) -> None:
         """Makes the stem and the groups up to this one untrainable, their batch norm with them.
@@ -250,6 +254,8 @@ class ResNet(keras.Model):
             x -= tf.constant(self._config["input_mean"], x.dtype)
         if self._config["input_std"] is not None:
             x /= tf.constant(self._config["input_std"], x.dtype)
+        if self._config["sobel"]:
+            x = sobel_gradients(x)
         outputs = {}
         for layer in self._stages():
             x = layer(x, training=training)

@@ -55,6 +55,7 @@ def build_backbone(config: Config, image_size: int) -> Backbone:
         batch_norm_decay=options.batch_norm_decay,
         global_bn=options.global_bn,
         batch_norm_splits=options.batch_norm_splits,
+        sobel=options.sobel,
         **common,
     )
 
