@@ -115,9 +115,7 @@ def test_a_copy_follows_the_updated_weights_by_the_steps_decay(step):
 
 @pytest.mark.parametrize("statistics", ["own", "average", "copy"])
 def test_what_happens_to_the_statistics(statistics):
-    source, copied, slow = pair(
-        ema_decay=0.75, ema_schedule="constant", ema_statistics=statistics
-    )
+    source, copied, slow = pair(ema_decay=0.75, ema_schedule="constant", ema_statistics=statistics)
     before = values(copied)
     move(source)
     follow(slow)
@@ -133,9 +131,7 @@ def test_what_happens_to_the_statistics(statistics):
 @pytest.mark.parametrize("statistics", ["own", "average"])
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_after_a_skipped_step_a_copy_is_bit_identical(statistics, schedule):
-    source, copied, slow = pair(
-        ema_decay=0.3, ema_schedule=schedule, ema_statistics=statistics
-    )
+    source, copied, slow = pair(ema_decay=0.3, ema_schedule=schedule, ema_statistics=statistics)
     before = values(copied)
     move(source)
     follow(slow, taken=False)
