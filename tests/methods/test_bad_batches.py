@@ -64,6 +64,7 @@ def arrays(method):
         ("simclr", "sgd", 4),
         ("supcon", "sgd", 2),
         ("supervised", "lars", 2),
+        ("moco_v3", "sgd", 2),
     ],
 )
 def test_every_replica_skips_the_same_step(

@@ -10,9 +10,9 @@ from tfcontrast.models import VisionTransformer, cosine_ema_decay
 from tfcontrast.train import state
 
 SMALL = {"proj_hidden_dim": 8, "proj_out_dim": 6, "pred_hidden_dim": 8}
-I, J = np.arange(4)[:, None], np.arange(6)[None]
-Z1 = np.sin(1 + 0.7 * I + 1.3 * J + 0.11 * I * J)
-Z2 = np.cos(0.5 + 0.9 * I + 0.8 * J + 0.07 * I * J)
+ROW, COLUMN = np.arange(4)[:, None], np.arange(6)[None]
+Z1 = np.sin(1 + 0.7 * ROW + 1.3 * COLUMN + 0.11 * ROW * COLUMN)
+Z2 = np.cos(0.5 + 0.9 * ROW + 0.8 * COLUMN + 0.07 * ROW * COLUMN)
 
 
 def unbuilt(backbone, **options):
