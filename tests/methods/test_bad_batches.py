@@ -70,6 +70,7 @@ def arrays(method):
         ("barlow_twins", "lars", 2),
         ("vicreg", "sgd", 2),
         ("swav", "sgd", 2),
+        ("moco_v3", "sgd", 2),
     ],
 )
 def test_every_replica_skips_the_same_step(

@@ -174,3 +174,28 @@ def test_features_have_the_backbones_width_and_stay_in_inference_mode(make_metho
     assert features.shape == (3, 6)
     assert features.dtype == tf.float32
     assert_same(weights(method), before)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_network_that_drops_branches_gets_the_steps_seed_and_its_slow_copy_none(
+    make_method, batches, tiny_backbone, name
+):
+    seeds = {}
+
+    class Dropping(tiny_backbone):
+        needs_seed = True
+
+        def call(self, images, training=False, seed=None, views=1):
+            assert images.shape[0] == 16 * views
+            seeds.setdefault((self.name, training), []).append(seed)
+            return super().call(images, training)
+
+    method = make_method(name, backbone=Dropping, compile={"run_eagerly": True})
+    for step in (0, 1):
+        seeds.clear()
+        method.train_step(next(iter(batches(method.num_views))))
+        found = [tuple(seed.numpy()) for seed in seeds.pop(("backbone", True))]
+        assert found, "the network that learns takes a seed"
+        assert {last for _, last in found} == {step}
+        assert {first for first, _ in found} >= {method.plan.seed}
+        assert not any(seed is not None for copies in seeds.values() for seed in copies)

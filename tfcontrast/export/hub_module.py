@@ -21,9 +21,10 @@ def save_hub_module(
 ) -> None:
     """Writes a SavedModel that can be called, fine-tuned and served without this package.
 
-    The loaded object maps float32 images [B, H, W, 3] in [0, 1] of any size to float32 features [B,
-    D]: ``obj(images, training=False)``; ``training=True`` uses the batch's statistics and moves the
-    moving ones. It has ``variables``, ``trainable_variables`` (the backbone's, all reached by the
+    The loaded object maps float32 images [B, H, W, 3] in [0, 1] of any size (for a vision
+    transformer: of sides that are multiples of its patch's) to float32 features [B, D]:
+    ``obj(images, training=False)``; ``training=True`` uses the batch's statistics and moves the
+    moving ones, and drops no branches. It has ``variables``, ``trainable_variables`` (the backbone's, all reached by the
     features' gradients) and ``regularization_losses`` (none: weight decay is the optimizer's). Its
     signatures take ``images``:
 

@@ -138,7 +138,7 @@ class MoCoV3(Method):
         parts: dict[str, list[tf.Tensor]] = {"features": [], "embeddings": [], "queries": []}
         seed = self.plan.step_seed(self.current_step()) if training else None
         for number, view in enumerate(views):
-            own = None if seed is None else seed + tf.constant([number, 0], seed.dtype)
+            own = None if seed is None else seed + tf.constant([number, 0])
             features = forward_views(self.backbone, [view], training, seed=own)
             embeddings = self.projector(features, training=training)
             parts["features"].append(features)

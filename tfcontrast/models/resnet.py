@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfcontrast.models.blocks import BasicBlock, BlockOptions, Bottleneck, Group
 from tfcontrast.models.convolution import Conv, build_chain
+from tfcontrast.models.freezing import settle_frozen
 from tfcontrast.models.sobel import sobel_gradients
 
 DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -219,6 +220,7 @@ class ResNet(keras.Model):
             if values is not None and len(values) != channels:
                 raise ValueError(f"{name} needs {channels} values. Received: {values}")
         build_chain(2 if self._config["sobel"] else channels, self._stages())
+        settle_frozen(self._stages())
 
     def freeze(self, last_group: int) -> None:
         """Makes the stem and the groups up to this one untrainable, their batch norm with them.
