@@ -78,7 +78,7 @@ class Maps(keras.Model):
     feature_dim = 6
 
     def endpoints(self, images, training=False):
-        raise NotImplementedError
+        return {}
 
     def get_config(self):
         return {}
