@@ -24,9 +24,9 @@ def save_hub_module(
     The loaded object maps float32 images [B, H, W, 3] in [0, 1] of any size (for a vision
     transformer: of sides that are multiples of its patch's) to float32 features [B, D]:
     ``obj(images, training=False)``; ``training=True`` uses the batch's statistics and moves the
-    moving ones, and drops no branches. It has ``variables``, ``trainable_variables`` (the backbone's, all reached by the
-    features' gradients) and ``regularization_losses`` (none: weight decay is the optimizer's). Its
-    signatures take ``images``:
+    moving ones, and drops no branches. It has ``variables``, ``trainable_variables`` (the
+    backbone's, all reached by the features' gradients) and ``regularization_losses`` (none: weight
+    decay is the optimizer's). Its signatures take ``images``:
 
     * ``serving_default``: ``features``, and ``projections`` if there is a projector;
     * ``features``: ``features``;
