@@ -2,11 +2,13 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfcontrast.errors import UserError
+from tfcontrast.methods import Method
 from tfcontrast.models import VisionTransformer
 from tfcontrast.models.vit import SIZES
 from tfcontrast.train import build, checkpoints, classify, export_model, pretrain, state
@@ -134,15 +136,20 @@ def test_a_transformer_has_no_defaults_of_a_resnet():
     config.validate()
 
 
+def compile_plainly(self, **options):
+    keras.Model.compile(self, **{**options, "jit_compile": False})
+
+
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     """The folder of a pretrained vision transformer, and its result.
 
-    It has three blocks, the tests after it too: compiling twelve takes minutes.
+    It has three blocks and is not compiled, in the tests after it too: that would take minutes.
     """
     folder = tmp_path_factory.mktemp("vit")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "tiny", (24, 3, 3))
+        patch.setattr(Method, "compile", compile_plainly)
         yield folder, pretrain.pretrain(vit_config(), folder, tf.distribute.get_strategy())
 
 
