@@ -15,10 +15,11 @@ PLAN = Plan(batch_size=16, num_examples=16, steps_per_epoch=4, total_steps=40, s
 # Options at the size of the backbone; a method that is not here takes its defaults.
 SMALL = {
     "byol": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
-    # The lengths of the last layer's weights move, and from the first step on.
+    # Everything moves, from the first step on; the temperatures do not blow rounding up.
     "dino": {
         "num_proj_layers": 2, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 7,
         "norm_last_layer": False, "freeze_last_layer_epochs": 0, "ema_decay": 0.9,
+        "temperature": 0.5, "teacher_temperature_start": 0.2, "teacher_temperature": 0.3,
     },
 }  # fmt: skip
 # Small rates: five steps do not blow rounding up.

@@ -16,6 +16,8 @@ BEST = {
 }
 # What may be left of the way from the first loss to the best after 100 steps; the others: 0.4.
 LEFT = {}
+# What falls where the loss does not: DINO's holds the entropy of a teacher that moves.
+FALLS = {"dino": "teacher_student_kl"}
 WITH_PROBE = [name for name in EVERY if name != "supervised"]
 
 
@@ -146,7 +148,8 @@ def test_sixteen_images_are_learned_by_heart(make_method, fit, name):
     fit(method, 100)
     last = fit(method, 1)
     best = BEST.get(name, 0)
-    assert last["loss"] - best < LEFT.get(name, 0.4) * (first["loss"] - best)
+    falls = FALLS.get(name, "loss")
+    assert last[falls] - best < LEFT.get(name, 0.4) * (first[falls] - best)
     if name != "supcon":
         for score in {"train_top1", "contrastive_accuracy"} & last.keys():
             assert last[score] > 0.9 > first[score]
