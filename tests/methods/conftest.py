@@ -29,10 +29,11 @@ SMALL = {
         "num_local_views": 0, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 6,
         "freeze_prototypes_steps": 0, "queue_size": 32, "queue_start_epoch": 0,
     },
-    # The lengths of the last layer's weights move, and from the first step on.
+    # Everything moves, from the first step on; the temperatures do not blow rounding up.
     "dino": {
         "num_proj_layers": 2, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 7,
         "norm_last_layer": False, "freeze_last_layer_epochs": 0, "ema_decay": 0.9,
+        "temperature": 0.5, "teacher_temperature_start": 0.2, "teacher_temperature": 0.3,
     },
     "instdisc": {"proj_out_dim": 5, "num_negatives": 24, "temperature": 0.2},
     "nnclr": {

@@ -28,6 +28,8 @@ WITHOUT_SCORE = {
     "moco": "the queue holds older keys of the same image",
     "supcon": "the other images of the class are at the same place",
 }
+# What falls where the loss does not: DINO's holds the entropy of a teacher that moves.
+FALLS = {"dino": "teacher_student_kl"}
 WITH_PROBE = [name for name in EVERY if name != "supervised"]
 
 
@@ -162,6 +164,9 @@ def test_sixteen_images_are_learned_by_heart(make_method, fit, name):
     best = BEST.get(name, 0)
     assert last["loss"] - best < LEFT.get(name, 0.4) * (first["loss"] - best)
     if name not in WITHOUT_SCORE:
+    falls = FALLS.get(name, "loss")
+    assert last[falls] - best < LEFT.get(name, 0.4) * (first[falls] - best)
+    if name != "supcon":
         for score in {"train_top1", "contrastive_accuracy"} & last.keys():
             assert last[score] > 0.9 > first[score]
 

@@ -55,7 +55,8 @@ def golden_outputs():
 
 
 def test_the_loss_and_the_next_center_are_the_worked_examples(dino):
-    method, outputs = dino(num_prototypes=3), golden_outputs()
+    method = dino(num_prototypes=3, temperature=0.1, teacher_temperature_start=0.04)
+    outputs = golden_outputs()
     method.center.assign([0.1, -0.2, 0.05])
     found = method.compute_losses(outputs, {})
     assert tuple(found) == DINO.metric_names
@@ -149,7 +150,9 @@ def test_the_projector_is_what_the_options_say(options, names):
     [(0, [0.07] * 6), (1, [0.04] + [0.07] * 5), (4, [0.04, 0.05, 0.06, 0.07, 0.07, 0.07])],
 )
 def test_the_teachers_temperature_rises_by_epochs(dino, epochs, expected):
-    method = dino(teacher_temperature=0.07, teacher_temperature_epochs=epochs)
+    method = dino(
+        teacher_temperature_start=0.04, teacher_temperature=0.07, teacher_temperature_epochs=epochs
+    )
     steps = method.plan.steps_per_epoch
     found = [float(method.teacher_temperature(tf.constant(s, tf.int64))) for s in range(6 * steps)]
     np.testing.assert_allclose(found, np.repeat(expected, steps), rtol=1e-6)
