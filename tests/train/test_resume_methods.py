@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from tfcontrast.methods import METHODS
 from tfcontrast.train import checkpoints, loop
+from tfcontrast.train.tensorboard import TensorBoard
 
-STEPS, PER_EPOCH = 12, 5
-STOPS = (3, 6)  # within the first epoch and the second; the last epoch has two steps
+STEPS, PER_EPOCH = 8, 5
+STOPS = (3, 6)  # within the first epoch and within the second, which is the last
 # Options that keep a method's run small; it is seen by name, so a method that is not here runs too.
 SMALL_HEADS = {"proj_hidden_dim": 16, "proj_out_dim": 8, "pred_hidden_dim": 16}
 TINY = {
@@ -42,9 +43,17 @@ def assert_same(first, second):
 def whole(request, tiny_config, build_run, tmp_path_factory):
     """A method's uninterrupted run, with a checkpoint of every step."""
     folder = tmp_path_factory.mktemp(request.param)
-    config = tiny_config(method=request.param, **TINY.get(request.param, {}), train_steps=STEPS)
+    config = tiny_config(
+        method=request.param,
+        **TINY.get(request.param, {}),
+        train_steps=STEPS,
+        warmup_epochs=0.4,
+        monitor_epochs=0,
+    )
     method, data = build_run(config, tf.distribute.get_strategy())
-    result = loop.train(method, config, data, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TensorBoard, "write_views", lambda *_args, **_options: None)  # traces them
+        result = loop.train(method, config, data, folder)
     return types.SimpleNamespace(
         folder=folder, config=config, method=method, data=data, result=result
     )
