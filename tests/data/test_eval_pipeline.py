@@ -98,6 +98,33 @@ def test_images_that_go_bad_later_are_left_out_and_named_once(kind, toy_source, 
         list(eval_dataset(again, image_size=6, batch_size=4))
 
 
+def test_every_place_has_a_row_where_the_next_good_image_stands_in(kind, toy_source):
+    source = toy_source(kind)
+    everything = joined(eval_dataset(source, image_size=6, batch_size=4))
+    bad = np.isin(np.arange(COUNT), [0, 3, 4, 10])
+    source = dataclasses.replace(source, bad=bad)
+    got = joined(eval_dataset(source, image_size=6, batch_size=4, every_place=True))
+    np.testing.assert_array_equal(got["index"], [1, 1, 2, 5, 5, 5, 6, 7, 8, 9, 1])
+    for key, values in got.items():
+        np.testing.assert_array_equal(values, everything[key][got["index"]])
+
+
+@pytest.mark.parametrize("kind", ["one_size", "many_sizes"])
+def test_images_that_go_bad_later_have_stand_ins_too_and_are_named_once(kind, toy_source, caplog):
+    def read(index):
+        with tf.control_dependencies([tf.debugging.Assert(index != 3, ["cut short"])]):
+            return tf.identity(index)
+
+    source = toy_source(kind, read)
+    source.bad_images._limit = 0.2
+    dataset = eval_dataset(source, image_size=6, batch_size=4, every_place=True)
+    for _ in range(2):
+        got = joined(dataset)
+        np.testing.assert_array_equal(got["index"], [0, 1, 2, 4, 4, 5, 6, 7, 8, 9, 10])
+        np.testing.assert_array_equal(got["label"], LABELS[got["index"]])
+    assert caplog.text.count("cut short") == 1
+
+
 def test_a_batch_size_must_be_positive(toy_source):
     with pytest.raises(ValueError, match="batch_size"):
         eval_dataset(toy_source("resident"), image_size=8, batch_size=0)

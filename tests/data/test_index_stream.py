@@ -78,3 +78,23 @@ def test_bad_numbers_are_refused():
         index_stream(3, 0, seed=0)
     with pytest.raises(ValueError, match="start_step"):
         index_stream(3, 1, seed=0, start_step=-1)
+
+
+def test_an_order_of_ones_own_with_repetitions():
+    order = np.array([3, 3, 0, 9, 1, 2, 8, 3])  # 2 steps of 4 out of 10
+    counters, indices = steps(index_stream(10, 4, seed=1, start_step=6, order=order), 4)
+    np.testing.assert_array_equal(counters.ravel(), np.arange(24, 40))
+    np.testing.assert_array_equal(indices.ravel(), [*order, *order])
+    tail = steps(index_stream(10, 4, seed=1, start_step=7, order=order), 3)
+    np.testing.assert_array_equal(tail[1], indices[1:])
+    half = steps(index_stream(10, 4, seed=1, start_step=6, order=order, share=(1, 1, 2)), 4)
+    np.testing.assert_array_equal(half[1], indices[:, 2:])
+    np.testing.assert_array_equal(half[0], counters[:, 2:])
+
+
+@pytest.mark.parametrize(
+    "order", [np.arange(7), np.arange(8) + 3, np.arange(8) - 1, np.arange(8.0)]
+)
+def test_a_wrong_order_is_refused(order):
+    with pytest.raises(ValueError, match=r"^order must hold 8 indices below 10\. Received: "):
+        index_stream(10, 4, seed=1, order=order)

@@ -19,6 +19,7 @@ from tfcontrast.data import (
     pipeline,
     steps_per_epoch,
     train_dataset,
+    view_maker,
 )
 from tfcontrast.errors import UserError
 
@@ -146,6 +147,32 @@ def test_a_restart_of_compiled_views_is_the_tail_bit_for_bit():
     options = {"real": True, "jit_compile": True}
     tail = train("resident", 5, start_step=3, **options)
     assert_same(whole("resident", **options)[3:], tail)
+
+
+@every_source
+def test_an_order_of_ones_own_keeps_the_draws_of_each_row(kind):
+    """Row r of step s shows another image, with the same augmentation."""
+    plain = index_stream(COUNT, BATCH, seed=SEED)
+    usual = np.concatenate([indices for _, indices in plain.take(2)])
+    assert_same(whole(kind)[:2], train(kind, 2, order=usual))
+    usual[5] = usual[1]  # in step 1
+    first, second = train(kind, 2, order=usual)
+    assert_same(whole(kind)[:1], [first])
+    assert second["index"][1] == usual[1]
+    for rows in ([0], [2, 3]):
+        np.testing.assert_array_equal(
+            second["views"][0].numpy()[rows], whole(kind)[1]["views"][0].numpy()[rows]
+        )
+    assert_same([second], train(kind, 1, order=usual, start_step=1))
+
+
+@every_source
+def test_data_sets_can_share_their_views(kind):
+    with mock.patch.multiple(pipeline, **CHEAP):
+        views = view_maker(SOURCES[kind](), RECIPES, seed=SEED, jit_compile=False)
+    assert_same(whole(kind)[:2], train(kind, 2, views=views))
+    assert_same(whole(kind)[3:5], train(kind, 2, views=views, start_step=3))
+    assert views.experimental_get_tracing_count() == 1
 
 
 @every_source

@@ -126,6 +126,8 @@ def test_alone_everyone_is_the_chief_and_decides(strategy_of, replicas):
     assert distribute.num_workers(strategy) == 1
     assert distribute.any_worker(strategy, True) is True
     assert distribute.any_worker(strategy, False) is False
+    arrays = {"a": object()}  # as it is
+    assert distribute.chiefs_arrays(strategy, arrays) == arrays
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,9 @@ def test_prototypes_are_a_product_and_normalize_keeps_their_directions():
     once = layer.kernel.numpy()
     layer.normalize()
     np.testing.assert_allclose(layer.kernel, once, atol=1e-7)
+    layer.kernel.assign(3 * once)
+    layer.normalize(tf.constant(False))
+    np.testing.assert_array_equal(layer.kernel, 3 * once)
     assert [v.name for v in layer.variables] == ["kernel"]
 
 

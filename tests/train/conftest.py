@@ -45,8 +45,9 @@ def tiny_config():
 def _plain_views():
     """Views without XLA, which takes seconds to compile them for every call of ``fit``."""
     with pytest.MonkeyPatch.context() as patch:
-        plain = functools.partial(data_lib.train_dataset, jit_compile=False)
-        patch.setattr(data_lib, "train_dataset", plain)
+        for name in ("train_dataset", "view_maker"):
+            plain = functools.partial(getattr(data_lib, name), jit_compile=False)
+            patch.setattr(data_lib, name, plain)
         yield
 
 

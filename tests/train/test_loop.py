@@ -267,19 +267,3 @@ def test_the_time_limit_is_a_signal(whole, monkeypatch, tmp_path):
     assert seen == [pytest.approx(9000)]
     loop.train(method, config, data, tmp_path)
     assert_same(final_arrays(tmp_path), final_arrays(folder))
-
-
-@pytest.mark.parametrize("per_epoch", [1, 3, 5])
-def test_segments_cover_every_step_once(per_epoch):
-    for last in range(12):
-        for start in range(last + 1):
-            steps = []
-            for first, epoch, until, length in loop._segments(start, last, per_epoch):
-                assert first == start + len(steps)
-                assert epoch == first // per_epoch
-                assert length == per_epoch or until == epoch + 1
-                for number in range(epoch, until):
-                    begin = first if number == epoch else number * per_epoch
-                    assert begin // per_epoch == number == (begin + length - 1) // per_epoch
-                    steps += range(begin, begin + length)
-            assert steps == list(range(start, last))

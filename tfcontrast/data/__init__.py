@@ -4,7 +4,7 @@ from tfcontrast.data.bad_images import plain_errors
 from tfcontrast.data.eval_pipeline import eval_dataset
 from tfcontrast.data.index_stream import index_stream
 from tfcontrast.data.open_source import open_source, source_splits
-from tfcontrast.data.pipeline import steps_per_epoch, train_dataset
+from tfcontrast.data.pipeline import steps_per_epoch, train_dataset, view_maker
 from tfcontrast.data.preview import preview
 from tfcontrast.data.source import Source, split_holdout, stratified_split
 
@@ -20,4 +20,5 @@ __all__ = [
     "steps_per_epoch",
     "stratified_split",
     "train_dataset",
+    "view_maker",
 ]

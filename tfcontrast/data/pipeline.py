@@ -4,9 +4,10 @@ A batch is a function of (source, recipes, batch size, seed, step) and of nothin
 number of threads, of the step at which the stream was started or of what came before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfcontrast.augment import ViewRecipe, crop_view, distort_view, example_seeds, make_view
@@ -36,6 +37,8 @@ def train_dataset(
     start_step: int = 0,
     share: tuple[int, int, int] = (0, 1, 1),
     service: str = "",
+    order: np.ndarray[Any, Any] | None = None,
+    views: Callable[..., Any] | None = None,
     jit_compile: bool = True,
     num_parallel_calls: int | None = None,
 ) -> tf.data.Dataset:
@@ -54,6 +57,9 @@ def train_dataset(
             rounding that compiling for another number of rows brings.
         service: address of a tf.data service that prepares the batches, `grpc://host:port`; empty:
             this process does. Order and content are the same.
+        order: see `index_stream`.
+        views: what `view_maker` gives; None: made here. Data sets that follow each other share one,
+            so that it is compiled once.
         jit_compile: compile the batched part of the views with XLA, several times faster on a CPU.
         num_parallel_calls: threads that prepare batches (resident) or images (read); None chooses.
             It never changes the result.
@@ -66,14 +72,14 @@ def train_dataset(
     Raises:
         UserError: the batch is larger than the source, no image of it can be read, or the service
             does not answer or cannot read it.
-        ValueError: no recipe, a negative `start_step`, or no such share.
+        ValueError: no recipe, a negative `start_step`, no such share or order.
     """
     recipes = tuple(recipes)
     if not recipes:
         raise ValueError("recipes must hold one recipe for each view. Received: ()")
     rows = batch_size // share[2] * share[1]
     cropped = source.image_shape is None
-    make = (_distorter if cropped else _view_maker)(recipes, seed, jit_compile)
+    make = views or view_maker(source, recipes, seed=seed, jit_compile=jit_compile)
 
     def finish(batch: dict[str, Any]) -> dict[str, Any]:
         return {**batch, "images": make(batch["images"], batch["counter"])}
@@ -86,6 +92,7 @@ def train_dataset(
             start_step=start_step,
             share=share,
             steps=steps,
+            order=order,
         )
         calls = num_parallel_calls or cores()
         if cropped:
@@ -116,6 +123,24 @@ def train_dataset(
 
     dataset = _deal(dataset.map(strip), share[1])
     return dataset.prefetch(PREFETCH * share[1]).with_options(ordered_options())
+
+
+def view_maker(
+    source: Source, recipes: Sequence[ViewRecipe], *, seed: int, jit_compile: bool = True
+) -> Callable[..., Any]:
+    """The batched part of the views, traced and compiled with its first batch.
+
+    Args:
+        source: where the images come from.
+        recipes: one recipe for each view.
+        seed: the run's seed.
+        jit_compile: compile it with XLA.
+
+    Returns:
+        A function for `train_dataset`'s `views`.
+    """
+    make = _distorter if source.image_shape is None else _view_maker
+    return make(tuple(recipes), seed, jit_compile)
 
 
 def _deal(dataset: tf.data.Dataset, replicas: int) -> tf.data.Dataset:

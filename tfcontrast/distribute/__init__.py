@@ -13,6 +13,7 @@ from tfcontrast.distribute.collectives import (
 from tfcontrast.distribute.strategies import (
     STRATEGIES,
     any_worker,
+    chiefs_arrays,
     is_chief,
     make_strategy,
     num_workers,
@@ -23,6 +24,7 @@ __all__ = [
     "STRATEGIES",
     "all_sum",
     "any_worker",
+    "chiefs_arrays",
     "first_row",
     "gather",
     "is_chief",

@@ -3,11 +3,12 @@
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import tensorflow as tf
 
-from tfcontrast.distribute.collectives import all_sum
+from tfcontrast.distribute.collectives import all_sum, replica_id
 from tfcontrast.distribute.slurm import in_slurm, slurm_resolver
 from tfcontrast.errors import UserError
 
@@ -183,6 +184,39 @@ def _flag_sum(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tens
 
     # Made once: tracing takes longer than a step.
     return tf.function(lambda flag: strategy.run(on_device, args=(flag,)))
+
+
+def chiefs_arrays(
+    strategy: tf.distribute.Strategy, arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Gives every worker the chief's numbers; every worker must call it, outside of a step.
+
+    Args:
+        strategy: the strategy of the run.
+        arrays: by name; the same names, shapes and kinds on every worker.
+
+    Returns:
+        The chief's arrays; with one worker those that were given.
+    """
+    if num_workers(strategy) == 1:
+        return dict(arrays)
+    share, found = _from_first(strategy), dict(arrays)
+    for kind in sorted({str(array.dtype) for array in arrays.values()}):
+        names = [name for name, array in arrays.items() if array.dtype == kind]
+        flat = np.concatenate([arrays[name].ravel() for name in names])  # one collective a kind
+        total = strategy.experimental_local_results(share(tf.constant(flat)))[0].numpy()
+        ends = np.cumsum([arrays[name].size for name in names])[:-1]
+        for name, part in zip(names, np.split(total, ends), strict=True):
+            found[name] = part.reshape(arrays[name].shape)
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _from_first(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    def on_device(values: tf.Tensor) -> tf.Tensor:
+        return all_sum(tf.where(replica_id() == 0, values, tf.zeros([], values.dtype)))
+
+    return tf.function(lambda values: strategy.run(on_device, args=(values,)))
 
 
 def _tpu(tpu_name: str) -> tf.distribute.Strategy:

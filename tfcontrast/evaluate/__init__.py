@@ -1,6 +1,7 @@
 """Evaluation of a frozen encoder: arrays in, numbers out."""
 
 from tfcontrast.evaluate.batch_norm import reestimate_batch_norm
+from tfcontrast.evaluate.clusterings import normalized_mutual_information
 from tfcontrast.evaluate.embedding_quality import alignment, effective_rank, uniformity
 from tfcontrast.evaluate.features import extract_features
 from tfcontrast.evaluate.knn import knn_accuracy, weighted_knn
@@ -13,6 +14,7 @@ __all__ = [
     "extract_features",
     "knn_accuracy",
     "logistic_probe",
+    "normalized_mutual_information",
     "reestimate_batch_norm",
     "top_k_accuracy",
     "uniformity",

@@ -165,7 +165,8 @@ class Method(keras.Model, abc.ABC):
         """Does what happens between epochs, such as clustering; most methods have nothing to do.
 
         It is called in every process, outside of a step, before an epoch's first step; not when a
-        run resumes within an epoch. What it finds out belongs into variables.
+        run resumes within an epoch. What it finds out belongs into variables, after the last
+        ``run_over``, in which a stop that is asked for breaks it off.
 
         Args:
             epoch: its number, from 0.
@@ -210,7 +211,7 @@ class Method(keras.Model, abc.ABC):
 
     def embed(self, images: tf.Tensor) -> tf.Tensor:
         """The features that evaluators use: [B, H, W, 3] in [0, 1] to float32 [B, D]."""
-        return tf.cast(self.backbone(images, training=False), tf.float32)
+        return tf.cast(getattr(self, self.encoder_name)(images, training=False), tf.float32)
 
     @property
     def encoder_variables(self) -> list[keras.Variable]:

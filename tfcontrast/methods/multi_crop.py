@@ -3,15 +3,14 @@
 import dataclasses
 
 from tfcontrast.config import MethodConfig, option
+from tfcontrast.methods import shared_options
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiCropConfig(MethodConfig):
     """Options of the local views; the recipe has defaults for their size and area."""
 
-    num_local_views: int = option(
-        0, "Small local views of each image beside the two full-size ones.", low=0, high=64
-    )
+    num_local_views: int = shared_options.num_local_views(0)
     local_image_size: int = option(
         0, "Side of the local views in pixels; 0: the recipe's share of image_size.", low=0
     )

@@ -94,9 +94,15 @@ class Prototypes(keras.layers.Layer):
             name="kernel",
         )
 
-    def normalize(self) -> None:
-        """Scales every prototype to length 1 in place; SwAV does so before every step."""
-        self.kernel.assign(tf.math.l2_normalize(tf.convert_to_tensor(self.kernel), 0))
+    def normalize(self, wanted: bool | tf.Tensor = True) -> None:
+        """Scales every prototype to length 1 in place, as SwAV does between two steps.
+
+        Args:
+            wanted: a bool scalar; without it the prototypes keep their very bits, which scaling
+                them once more would round.
+        """
+        kernel = tf.convert_to_tensor(self.kernel)
+        self.kernel.assign(tf.where(wanted, tf.math.l2_normalize(kernel, 0), kernel))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Maps embeddings [B, D] to scores [B, count]: cosines, when both are normalised."""

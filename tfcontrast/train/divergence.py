@@ -44,6 +44,8 @@ class BadSteps(keras.callbacks.Callback):
         super().__init__()
         self._folder, self._most, self._chief = folder, most, chief
         self._told = False
+        self.rollbacks = 0
+        """How often this session went back."""
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks at the optimizer's count.
@@ -119,6 +121,7 @@ class BadSteps(keras.callbacks.Callback):
         for optimizer in optimizers:
             optimizer.bad_steps_in_a_row.assign(0)
         method.optimizer.last_rollback.assign(step)
+        self.rollbacks += 1
 
     def _tell(self, text: str) -> None:
         if self._chief:

@@ -2,10 +2,11 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfcontrast import data as data_lib
@@ -18,22 +19,17 @@ from tfcontrast.train import build, checkpoints, interruption, state
 from tfcontrast.train.callbacks import KnnMonitor, Rates
 from tfcontrast.train.console import say
 from tfcontrast.train.divergence import BadSteps
+from tfcontrast.train.epochs import (
+    EpochBegin,
+    OrderWatch,
+    RunOver,
+    fit_epochs,
+    overrides_begin,
+)
 from tfcontrast.train.health import Health
 from tfcontrast.train.progress import Progress
 from tfcontrast.train.saving import Checkpoints, Stopper
 from tfcontrast.train.tensorboard import TensorBoard
-
-
-class _RestoredMetrics(keras.callbacks.Callback):
-    """Gives the running metrics of a broken-off epoch back, after ``fit`` has reset them."""
-
-    def __init__(self, arrays: dict[str, Any]) -> None:
-        super().__init__()
-        self._arrays = arrays
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        names = {k: v for k, v in state.full_state(self.model).items() if k.startswith("metrics/")}
-        checkpoints.restore(names, self._arrays, source="the checkpoint")
 
 
 def train(
@@ -77,8 +73,10 @@ def train(
         writes = chief and (step < last or end_due)
         saver = _saver(config, data, folder, per_epoch, last) if writes else None
         stopper = Stopper(saver, last_step=last)
-        callbacks = [rates, *_monitor(config, data, epochs, stopper)]
-        callbacks.append(_bad_steps(config, folder, chief))
+        begin = _epoch_begin(method, config, data, per_epoch, stopper)
+        bad_steps = _bad_steps(config, folder, chief)
+        callbacks = [*([begin] if begin else []), rates]
+        callbacks += [*_monitor(config, data, epochs, stopper), bad_steps]
         if saver is not None:
             board = TensorBoard(folder, every=config.train.summary_steps)
             progress = Progress(
@@ -92,24 +90,23 @@ def train(
                 board.write_views(
                     data_lib.preview(data.train, recipes, batch_size=batch_size, seed=seed)
                 )
-        callbacks.append(stopper)
+        callbacks += [stopper, OrderWatch(bad_steps)]
         stack.enter_context(_all_workers(method.distribute_strategy))
         stack.enter_context(interruption.deferred())
         stack.enter_context(data_lib.plain_errors())
         if end_due:
             history = _end_epoch(method, callbacks, (step - 1) // per_epoch, history)
-        for first, epoch, until, length in _segments(step, last, per_epoch):
-            broken_off = [_RestoredMetrics(arrays)] if first == step and first % per_epoch else []
-            fitted = method.fit(
-                _dataset(config, data, recipes, first, method.distribute_strategy),
-                initial_epoch=epoch,
-                epochs=until,
-                steps_per_epoch=length,
-                callbacks=[*broken_off, *callbacks],
-                shuffle=False,
-                verbose=0,
+        history = (
+            fit_epochs(
+                method,
+                _batches(method, config, data, recipes),
+                begin,
+                steps=(step, last, per_epoch),
+                callbacks=callbacks,
+                arrays=arrays,
             )
-            history = {name: float(values[-1]) for name, values in fitted.history.items()}
+            or history
+        )
     return {
         "steps": last,
         "epochs": epochs,
@@ -206,48 +203,47 @@ def _saver(
     )
 
 
-def _segments(step: int, last: int, per_epoch: int) -> list[tuple[int, int, int, int]]:
-    """Splits the rest into calls of ``fit``: (first step, first epoch, end epoch, steps an epoch).
-
-    A broken-off epoch and a last epoch that ``train_steps`` cuts short are calls of their own.
-    """
-    segments = []
-    if step % per_epoch and step < last:
-        end = min(last, (step // per_epoch + 1) * per_epoch)
-        segments.append((step, step // per_epoch, step // per_epoch + 1, end - step))
-        step = end
-    whole = last // per_epoch
-    if step < whole * per_epoch:
-        segments.append((step, step // per_epoch, whole, per_epoch))
-        step = whole * per_epoch
-    if step < last:
-        segments.append((step, whole, whole + 1, last - step))
-    return segments
-
-
-def _dataset(
-    config: Config,
-    data: build.RunData,
-    recipes: tuple[ViewRecipe, ...],
-    step: int,
-    strategy: tf.distribute.Strategy,
-) -> Any:
+def _batches(
+    method: Method, config: Config, data: build.RunData, recipes: tuple[ViewRecipe, ...]
+) -> Callable[[int, np.ndarray[Any, Any] | None], Any]:
     """The batches from a step on; with a strategy every process makes those of its replicas."""
+    strategy, seed = method.distribute_strategy, config.run.seed
+    # Compiled once and not once an epoch.
+    views = data_lib.view_maker(data.train, recipes, seed=seed) if method.reorders else None
 
-    def make(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        return data_lib.train_dataset(
-            data.train,
-            recipes,
-            batch_size=config.train.train_batch_size,
-            seed=config.run.seed,
-            start_step=step,
-            share=distribute.worker_share(context) if context else (0, 1, 1),
-            service=config.data.data_service,
-        )
+    def dataset(step: int, order: np.ndarray[Any, Any] | None) -> Any:
+        def make(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+            return data_lib.train_dataset(
+                data.train,
+                recipes,
+                batch_size=config.train.train_batch_size,
+                seed=seed,
+                start_step=step,
+                share=distribute.worker_share(context) if context else (0, 1, 1),
+                service=config.data.data_service,
+                order=order,
+                views=views,
+            )
 
-    if strategy.num_replicas_in_sync == 1:
-        return make()
-    return strategy.distribute_datasets_from_function(make)
+        if strategy.num_replicas_in_sync == 1:
+            return make()
+        return strategy.distribute_datasets_from_function(make)
+
+    return dataset
+
+
+def _epoch_begin(
+    method: Method, config: Config, data: build.RunData, per_epoch: int, stopper: Stopper
+) -> EpochBegin | None:
+    if not overrides_begin(method):
+        return None
+    run_over = RunOver(
+        data.train,
+        image_size=data.image_size,
+        batch_size=config.evaluation.eval_batch_size,
+        between_batches=stopper.break_off_begin,
+    )
+    return EpochBegin(run_over, per_epoch=per_epoch)
 
 
 def _monitor(

@@ -125,7 +125,7 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 class Stopper(keras.callbacks.Callback):
-    """Saves and leaves ``fit`` after a step when a stop is asked for; must be the last callback.
+    """Saves and leaves ``fit`` after a step when a stop is asked for; comes after the others.
 
     Several workers agree on it after every step, so that all of them stop after the same one.
 
@@ -165,6 +165,17 @@ class Stopper(keras.callbacks.Callback):
         """
         if self._stops():
             self._stop(logs, end_due=True)
+
+    def break_off_begin(self) -> None:
+        """Stops while a method begins an epoch; a resumed run begins it again.
+
+        Every worker must call it equally often.
+
+        Raises:
+            Interrupted: the state is saved, as it was before the epoch.
+        """
+        if distribute.any_worker(self.model.distribute_strategy, bool(interruption.asked())):
+            self._stop({})
 
     def _stops(self) -> bool:
         # Each of several workers runs the monitor at its own pace. One that left it on a signal of

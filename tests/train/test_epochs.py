@@ -1,0 +1,348 @@
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcontrast import data as data_lib
+from tfcontrast.methods import METHODS
+from tfcontrast.train import checkpoints, epochs, interruption, loop, state
+
+STEPS, PER_EPOCH, BATCH = 12, 5, 64
+OPTIONS = {"monitor_epochs": 0, "max_bad_steps": 2, "eval_batch_size": 100}
+SimCLR = METHODS["simclr"]
+
+
+class Begins(SimCLR):
+    """SimCLR that keeps a table of its features from epoch to epoch."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        shape = [self.plan.num_examples]
+        self.table = self.add_weight(
+            shape=shape, initializer="zeros", trainable=False, name="table"
+        )
+        self.begun, self.traces = [], 0
+
+    def one_number(self, images):
+        self.traces += 1
+        return self.embed(images)[:, 2:3]
+
+    def begin_epoch(self, epoch, run_over):
+        found = run_over(self.one_number)
+        assert found.dtype == np.float32
+        self.begun.append((epoch, found))
+        self.table.assign(self.table + found[:, 0])
+
+
+class Orders(Begins):
+    """The same, trained on the images with the largest entries."""
+
+    reorders = True
+
+    def epoch_order(self, epoch):
+        best = np.argsort(self.table.numpy())[-self.plan.batch_size * PER_EPOCH :]
+        return np.random.default_rng([self.plan.seed, epoch]).permutation(best)
+
+
+@pytest.fixture(scope="module")
+def make(tiny_config, build_run):
+    """A function that builds a run of a class of the above, in simclr's place."""
+
+    def build(cls, strategy=None, **options):
+        config = tiny_config(**{**OPTIONS, **options})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(METHODS, "simclr", cls)
+            method, data = build_run(config, strategy or tf.distribute.get_strategy())
+        return method, config, data
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def whole(make, tmp_path_factory):
+    """For each class an uninterrupted run with a checkpoint of every step."""
+    runs = {}
+    for cls in (Begins, Orders):
+        folder = tmp_path_factory.mktemp(cls.__name__)
+        method, config, data = make(cls)
+        with pytest.MonkeyPatch.context() as patch:
+            fits = []
+            fit = cls.fit
+            patch.setattr(cls, "fit", lambda *a, f=fit, n=fits, **o: (n.append(o), f(*a, **o))[1])
+            result = loop.train(method, config, data, folder)
+        runs[cls] = folder, method, config, data, result, len(fits), method.begun
+    return runs
+
+
+both = pytest.mark.parametrize("cls", [Begins, Orders])
+
+
+def at(folder, step):
+    return checkpoints.read_arrays(folder / f"checkpoints/step_{step:08d}")
+
+
+def copy_step(source, target, step):
+    name = f"checkpoints/step_{step:08d}"
+    shutil.copytree(source / name, target / name)
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def trained(monkeypatch):
+    """Records (first step, order) of every data set that is made."""
+    made, plain = [], data_lib.train_dataset
+
+    def train_dataset(*args, **options):
+        made.append((options["start_step"], options["order"]))
+        return plain(*args, **options)
+
+    monkeypatch.setattr(data_lib, "train_dataset", train_dataset)
+    return made
+
+
+@both
+def test_every_epoch_is_begun_before_its_first_step(whole, cls):
+    folder, method, _, data, result, fits, begun = whole[cls]
+    assert [epoch for epoch, _ in begun] == [0, 1, 2]
+    assert method.traces == 1
+    # all whole epochs in one call and the last in another, or each in its own
+    assert fits == (3 if cls is Orders else 2)
+    assert (result["steps"], result["epochs"]) == (STEPS, 3)
+    table = np.float32(0)
+    for epoch, found in begun:
+        table = table + found[:, 0]
+        first = at(folder, epoch * PER_EPOCH + 1)
+        np.testing.assert_array_equal(first["table"], table)
+        if epoch:  # with the weights that the epoch before has left
+            checkpoints.restore(
+                state.model_state(method), at(folder, epoch * PER_EPOCH), source="x"
+            )
+            images = data.train.images / np.float32(255)
+            expected = method.embed(tf.constant(images))[:, 2]
+            np.testing.assert_allclose(found[:, 0], expected, rtol=1e-4, atol=1e-6)
+    assert method.begun[0][1].shape == (data.train.num_examples, 1)
+
+
+# amid an epoch, at its end, in the last one
+@pytest.mark.parametrize("step", [3, 5, 6, 10, 11])
+@both
+def test_a_resumed_run_is_the_uninterrupted_one(
+    whole, scramble, arrays_of, monkeypatch, tmp_path, cls, step
+):
+    folder, method, config, data, result, *_ = whole[cls]
+    copy_step(folder, tmp_path, step)
+    scramble(method)
+    method.begun = []
+    made = trained(monkeypatch)
+    resumed = loop.train(method, config, data, tmp_path)
+    assert [epoch for epoch, _ in method.begun] == list(range(-(-step // PER_EPOCH), 3))
+    assert_same(arrays_of(method), at(folder, STEPS))
+    for later in range(step + 1, STEPS + 1):
+        assert_same(at(folder, later), at(tmp_path, later))
+    times = {"examples_per_second"}
+    for name in result["last_epoch"].keys() - times:
+        assert resumed["last_epoch"][name] == result["last_epoch"][name], name
+    if cls is Begins:
+        assert all(order is None for _, order in made)
+        return
+    assert [first for first, _ in made] == [step, *range(step // 5 * 5 + 5, STEPS, 5)]
+    for first, order in made:
+        best = np.argsort(at(folder, first + 1)["table"])[-BATCH * PER_EPOCH :]
+        assert set(order) == set(best)
+        assert len(set(order)) == BATCH * PER_EPOCH < data.train.num_examples
+
+
+def test_views_are_traced_once(whole, monkeypatch, tmp_path):
+    _, method, config, data, *_ = whole[Orders]
+    makers, plain = [], data_lib.view_maker
+    monkeypatch.setattr(
+        data_lib, "view_maker", lambda *a, **o: makers.append(plain(*a, **o)) or makers[-1]
+    )
+    copy_step(whole[Orders][0], tmp_path, 3)
+    loop.train(method, config, data, tmp_path)
+    assert [maker.experimental_get_tracing_count() for maker in makers] == [1]
+
+
+def test_a_methods_own_order_is_what_is_trained_on(whole, monkeypatch, tmp_path):
+    """The reversed order gives other weights."""
+    folder, method, config, data, *_ = whole[Orders]
+    copy_step(folder, tmp_path, 5)
+    order = Orders.epoch_order
+    monkeypatch.setattr(Orders, "epoch_order", lambda self, epoch: order(self, epoch)[::-1])
+    loop.train(method, config, data, tmp_path)
+    name = "backbone/stem/conv1/kernel"
+    assert np.any(at(tmp_path, 6)[name] != at(folder, 6)[name])
+
+
+def ask():
+    os.kill(os.getpid(), signal.SIGTERM)
+    while not interruption.asked():
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("step", [0, 5])
+@both
+def test_a_stop_while_an_epoch_begins_is_honoured_and_made_up_for(
+    whole, make, monkeypatch, tmp_path, cls, step
+):
+    folder, *_ = whole[cls]
+    method, config, data = make(cls, checkpoint_steps=4)
+    if step:
+        copy_step(folder, tmp_path, step)
+    batches = epochs.RunOver._batches
+
+    def stop(self):
+        for number, batch in enumerate(batches(self)):
+            if number == 2:
+                ask()
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs.RunOver, "_batches", stop)
+        with pytest.raises(interruption.Interrupted, match=f"SIGTERM after step {step} of 12, sav"):
+            loop.train(method, config, data, tmp_path)
+    assert not method.begun
+    _, manifest = checkpoints.latest_checkpoint(tmp_path / "checkpoints")
+    assert manifest["step"] == step
+    assert not manifest.get("end_due")
+    loop.train(method, config, data, tmp_path)
+    assert len(method.begun) == 3 - step // PER_EPOCH
+    assert_same(at(tmp_path, STEPS), at(folder, STEPS))
+
+
+def test_two_replicas_resume_bit_for_bit_too(make, strategy_of, scramble, arrays_of, tmp_path):
+    method, config, data = make(Orders, strategy_of(2))
+    loop.train(method, config, data, tmp_path / "whole")
+    for step in (3, 5):
+        copy_step(tmp_path / "whole", tmp_path / str(step), step)
+        scramble(method)
+        loop.train(method, config, data, tmp_path / str(step))
+        assert_same(arrays_of(method), at(tmp_path / "whole", STEPS))
+
+
+def test_after_a_rollback_the_rest_of_the_epoch_follows_the_older_state(
+    whole, monkeypatch, caplog, tmp_path
+):
+    """Steps 6 and 7 fail, step 4's state comes back; a resumed run does the same."""
+    folder, method, config, data, *_ = whole[Orders]
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, checkpoint_steps=4, keep_checkpoint_every=1)
+    )
+    plain = data_lib.train_dataset
+    made = trained(monkeypatch)
+    recorded = data_lib.train_dataset
+
+    def spoiled(*args, start_step, **options):
+        def spoil(place, batch):
+            worth = tf.where((start_step + place == 5) | (start_step + place == 6), np.nan, 1.0)
+            worth = tf.cast(worth, tf.float32)
+            return {**batch, "views": tuple(view * worth for view in batch["views"])}
+
+        return recorded(*args, start_step=start_step, **options).enumerate().map(spoil)
+
+    assert plain is not recorded
+    monkeypatch.setattr(data_lib, "train_dataset", spoiled)
+    copy_step(folder, tmp_path, 4)
+    loop.train(method, config, data, tmp_path)
+    assert "the steps 6 to 7 had no finite gradient: weights and state go back to" in caplog.text
+    assert [first for first, _ in made] == [4, 5, 7, 10]
+    np.testing.assert_array_equal(at(tmp_path, 7)["table"], at(folder, 4)["table"])
+    best = np.argsort(at(folder, 4)["table"])[-BATCH * PER_EPOCH :]
+    assert set(made[2][1]) == set(best) != set(made[1][1])
+    # the epoch's running means hold its three steps with a loss
+    assert at(tmp_path, 10)["metrics/loss/1"] == 5
+    expected = [at(tmp_path, step) for step in (9, STEPS)]
+    for step in (8, 9, 10, 11, 12):
+        shutil.rmtree(tmp_path / f"checkpoints/step_{step:08d}")
+    loop.train(method, config, data, tmp_path)
+    assert_same(at(tmp_path, 9), expected[0])
+    assert_same(at(tmp_path, STEPS), expected[1])
+
+
+def test_an_image_that_cannot_be_read_keeps_its_row(whole):
+    _, method, _, data, *_ = whole[Begins]
+    bad = np.isin(np.arange(data.train.num_examples), [3, 4, data.train.num_examples - 1])
+    found = [
+        epochs.RunOver(source, image_size=8, batch_size=100)(method.embed)
+        for source in (data.train, dataclasses.replace(data.train, bad=bad))
+    ]
+    places = np.arange(data.train.num_examples)
+    places[[3, 4, -1]] = 5, 5, 0
+    np.testing.assert_allclose(found[1], found[0][places], rtol=1e-4, atol=1e-6)
+
+
+def test_a_method_without_such_needs_has_no_callback(make, monkeypatch, tmp_path):
+    method, *_ = make(SimCLR)
+    assert not epochs.overrides_begin(method)
+    assert epochs.overrides_begin(make(Begins)[0])
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("per_epoch", [1, 3, 5])
+def test_segments_cover_every_step_once(per_epoch, alone):
+    for last in range(12):
+        for start in range(last + 1):
+            step, steps = start, []
+            while step < last:
+                epoch, until, length = epochs.segment(step, last, per_epoch, alone=alone)
+                assert epoch == step // per_epoch
+                assert until == epoch + 1 or (length == per_epoch and not alone)
+                for number in range(epoch, until):
+                    begin = step if number == epoch else number * per_epoch
+                    assert begin // per_epoch == number == (begin + length - 1) // per_epoch
+                    steps += range(begin, begin + length)
+                step += (until - epoch) * length
+            assert steps == list(range(start, last))
+
+
+WORKER = """
+import json, pathlib, sys
+import numpy as np
+from tfcontrast import distribute
+strategy = distribute.make_strategy("multi_worker")  # before TensorFlow is used
+from tfcontrast.methods import METHODS
+from tfcontrast.train import build, loop, state
+from tfcontrast.train.options import make_config
+sys.path.insert(0, sys.argv[4])
+import test_epochs
+class Differs(test_epochs.Orders):
+    def begin_epoch(self, epoch, run_over):
+        super().begin_epoch(epoch, run_over)
+        if not distribute.is_chief(strategy):
+            self.table.assign(-self.table)
+METHODS["simclr"] = Differs
+config = make_config(json.loads(sys.argv[1]))
+data = build.open_data(config)
+with strategy.scope():
+    method = build.build_method(config, data)
+loop.train(method, config, data, pathlib.Path(sys.argv[2]))
+np.savez(sys.argv[3], **state.values(state.full_state(method)))
+"""
+
+
+@pytest.mark.slow
+def test_workers_go_on_with_the_chiefs_state(make, start_workers, tmp_path):
+    """One of two finds other numbers between epochs; the run is that of one process."""
+    method, config, data = make(Orders, train_steps=7, checkpoint_steps=7)
+    for name in ("one", "run"):
+        (tmp_path / name).mkdir()
+    loop.train(method, config, data, tmp_path / "one")
+    files = (tmp_path / "run", tmp_path / "worker{worker}.npz", os.path.dirname(__file__))
+    workers = start_workers(2, WORKER, json.dumps(config.to_dict()), *files)
+    for worker in workers:
+        _, errors = worker.communicate(timeout=900)
+        assert worker.returncode == 0, errors[-4000:]
+    one, two = at(tmp_path / "one", 7), at(tmp_path / "run", 7)
+    assert_same(*(dict(np.load(tmp_path / f"worker{index}.npz")) for index in (0, 1)))
+    for name in ("table", "backbone/stem/conv1/kernel"):
+        np.testing.assert_allclose(two[name], one[name], 1e-3, 1e-4, err_msg=name)
