@@ -209,10 +209,9 @@ def test_predictor_and_slow_copy_keep_it_from_collapse(make_method, fit, monkeyp
     monkeypatch.setitem(METHODS, "byol", BYOL if whole else WithoutPredictor)
     config = BYOLConfig(**HEADS, ema_decay=0.9 if whole else 0.0, ema_schedule="constant")
     method = make_method(
-        "byol", config=config, classes=0, optimizer=lambda: keras.optimizers.Adam(0.01)
+        "byol", config=config, classes=0, optimizer=lambda: keras.optimizers.Adam(0.05)
     )
-    start = fit(method, 1)["embedding_std"]
-    fit(method, 150)
+    assert fit(method, 1)["embedding_std"] > 0.3  # of at most 1 / sqrt(5) = 0.45
+    fit(method, 120)
     end = fit(method, 1)["embedding_std"]
-    assert start > 0.1
-    assert end > 0.1 if whole else end < 0.01
+    assert end > 0.2 if whole else end < 0.05  # 0.36 and 0.02 were seen

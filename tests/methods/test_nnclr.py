@@ -59,7 +59,8 @@ def test_the_loss_is_the_mean_of_both_directions(golden, golden_views):
     z1, z2, stored = (np.asarray(rows, np.float64) for rows in golden_views)
     n1, n2 = (stored[np.argmax(z @ stored.T, 1)] for z in (z1, z2))
     p1, p2 = np.roll(z2, 1, 1), z1 - 0.5 * z2
-    found = method.compute_losses(outputs(predictions=(p1, p2)), LABELS)
+    predictions = [tf.constant(p, tf.float32) for p in (p1, p2)]
+    found = method.compute_losses(outputs(predictions=predictions), LABELS)
     expected = (in_loops(n1, p2, 0.1) + in_loops(n2, p1, 0.1)) / 2
     assert float(found["loss"]) == pytest.approx(expected, rel=1e-5)
 
@@ -216,7 +217,7 @@ class WithoutNegatives(NNCLR):
         neighbours, _ = losses.nearest_neighbours(z, self.queue.read())
         n1, n2 = tf.split(neighbours, 2)
         pull = losses.cosine_regression(z, tf.concat([n2, n1], 0), form="squared_distance")
-        return {**found, "loss": pull}
+        return {**found, "loss": pull + 0 * found["loss"]}  # so that the predictor has a gradient
 
 
 @pytest.mark.parametrize("variant", [NNCLR, WithoutNegatives])
