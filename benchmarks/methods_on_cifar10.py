@@ -133,11 +133,12 @@ def write_table(records: list[dict]) -> None:
 
 def measure(method: str, path: pathlib.Path, seed: int, runs: pathlib.Path, again: bool) -> dict:
     """Runs one recipe unless there is a record of it, keeps the record and writes the table."""
-    kept = [r for r in read_records() if (r["method"], r["seed"]) != (method, seed)]
     found = [r for r in read_records() if (r["method"], r["seed"]) == (method, seed)]
     if found and not again:
         return found[0]
     record = run(method, path, seed, runs / f"{method}_seed{seed}")
+    # Read only now: another one of these scripts may have written meanwhile.
+    kept = [r for r in read_records() if (r["method"], r["seed"]) != (method, seed)]
     records = sorted([*kept, record], key=lambda r: (r["method"], r["seed"]))
     RECORDS.write_text(json.dumps(records, indent=1) + "\n")
     write_table(records)
