@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -303,46 +302,3 @@ def test_segments_cover_every_step_once(per_epoch, alone):
                     steps += range(begin, begin + length)
                 step += (until - epoch) * length
             assert steps == list(range(start, last))
-
-
-WORKER = """
-import json, pathlib, sys
-import numpy as np
-from tfcontrast import distribute
-strategy = distribute.make_strategy("multi_worker")  # before TensorFlow is used
-from tfcontrast.methods import METHODS
-from tfcontrast.train import build, loop, state
-from tfcontrast.train.options import make_config
-sys.path.insert(0, sys.argv[4])
-import test_epochs
-class Differs(test_epochs.Orders):
-    def begin_epoch(self, epoch, run_over):
-        super().begin_epoch(epoch, run_over)
-        if not distribute.is_chief(strategy):
-            self.table.assign(-self.table)
-METHODS["simclr"] = Differs
-config = make_config(json.loads(sys.argv[1]))
-data = build.open_data(config)
-with strategy.scope():
-    method = build.build_method(config, data)
-loop.train(method, config, data, pathlib.Path(sys.argv[2]))
-np.savez(sys.argv[3], **state.values(state.full_state(method)))
-"""
-
-
-@pytest.mark.slow
-def test_workers_go_on_with_the_chiefs_state(make, start_workers, tmp_path):
-    """One of two finds other numbers between epochs; the run is that of one process."""
-    method, config, data = make(Orders, train_steps=7, checkpoint_steps=7)
-    for name in ("one", "run"):
-        (tmp_path / name).mkdir()
-    loop.train(method, config, data, tmp_path / "one")
-    files = (tmp_path / "run", tmp_path / "worker{worker}.npz", os.path.dirname(__file__))
-    workers = start_workers(2, WORKER, json.dumps(config.to_dict()), *files)
-    for worker in workers:
-        _, errors = worker.communicate(timeout=900)
-        assert worker.returncode == 0, errors[-4000:]
-    one, two = at(tmp_path / "one", 7), at(tmp_path / "run", 7)
-    assert_same(*(dict(np.load(tmp_path / f"worker{index}.npz")) for index in (0, 1)))
-    for name in ("table", "backbone/stem/conv1/kernel"):
-        np.testing.assert_allclose(two[name], one[name], 1e-3, 1e-4, err_msg=name)
