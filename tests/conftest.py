@@ -11,6 +11,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -24,6 +25,15 @@ _STRATEGIES = {}
 @pytest.fixture(autouse=True)
 def _fixed_seeds():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def golden_views():
+    """z1, z2 [4, 6] and labels [4]; its losses were computed once in numpy from the formulas."""
+    i, j = np.arange(4)[:, None], np.arange(6)[None]
+    z1 = np.sin(1 + 0.7 * i + 1.3 * j + 0.11 * i * j)
+    z2 = np.cos(0.5 + 0.9 * i + 0.8 * j + 0.07 * i * j)
+    return z1, z2, np.array([0, 1, 0, 2])
 
 
 @pytest.fixture

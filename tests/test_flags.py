@@ -8,9 +8,17 @@ from absl import flags as absl_flags
 
 from tfcontrast import flags
 from tfcontrast.augment import RECIPES
-from tfcontrast.config import DIGITS_DEFAULTS, GROUPS, Config, is_optional, option_type
+from tfcontrast.config import (
+    DIGITS_DEFAULTS,
+    GROUPS,
+    Config,
+    foreign_options,
+    is_optional,
+    option_type,
+)
 from tfcontrast.errors import UserError
 from tfcontrast.methods import METHODS
+from tfcontrast.train import options
 
 GENERAL = {field.name: field for cls in GROUPS.values() for field in dataclasses.fields(cls)}
 OWN = {field.name: field for cls in METHODS.values() for field in dataclasses.fields(cls.Config)}
@@ -111,7 +119,7 @@ def test_a_flagfile_may_name_another(tmp_path):
     [
         (
             ["--method=simclrr"],
-            "--method must be one of simclr, supcon, supervised. Received: 'simclrr'",
+            f"--method must be one of {', '.join(sorted(METHODS))}. Received: 'simclrr'",
         ),
         (["--mode=trian"], "--mode must be one of train, eval, .* Received: 'trian'"),
         (["--augmentation=x"], "--augmentation must be one of .*simclr_v1.* Received: 'x'"),
@@ -146,12 +154,21 @@ def test_a_flagfile_may_name_another(tmp_path):
         ),
         (
             ["--method=supervised", "--temperature=0.1"],
-            "--temperature is not an option of --method=supervised; it belongs to simclr, supcon",
+            "--temperature is not an option of --method=supervised; it belongs to "
+            ".*simclr, .*supcon",
         ),
         (["--train_mode=linear_eval"], "--train_mode=linear_eval needs --checkpoint"),
         (["--train_mode=finetune"], "--train_mode=finetune needs --checkpoint"),
         (["--mode=eval"], "--mode=eval needs --checkpoint or --model_dir"),
         (["--mode=export"], "--mode=export needs --checkpoint or --model_dir"),
+        (
+            ["--patch_size=8"],
+            "--patch_size=8 is not an option of --backbone=resnet; it belongs to vit_tiny, ",
+        ),
+        (
+            ["--backbone=vit_base", "--stem=cifar"],
+            "--stem=cifar is not an option of --backbone=vit_base; it belongs to resnet$",
+        ),
         (["--checkpoint=x"], "--checkpoint is for linear_eval, .* Received: --checkpoint=x"),
     ],
 )
@@ -203,7 +220,10 @@ def test_help_lists_every_option_with_text_values_and_defaults():
     assert text.isascii()
 
 
-def test_help_names_the_methods_defaults_that_differ():
+def test_help_names_the_methods_defaults_that_differ(monkeypatch):
+    three = {name: METHODS[name] for name in ("simclr", "supcon", "supervised")}
+    monkeypatch.setattr(flags, "METHODS", three)
+    monkeypatch.setattr(options, "METHODS", three)
     flowing = " ".join(flags.help_text().split())
     assert "before learning_rate_scaling. Default: 0.3; supcon 0.4; supervised 0.1." in flowing
     assert "Layers of the nonlinear projector. Default: 2 (simclr, supcon)." in flowing
@@ -223,6 +243,8 @@ def other(field):
         return field.default  # these ask for a checkpoint
     if field.name == "clip_tensor_norm":
         return field.default  # excludes clip_norm
+    if field.name in {"backbone"} | foreign_options("resnet"):
+        return field.default  # a vision transformer has none of a ResNet's
     if field.name == "augmentation":
         return "identity"
     if meta["choices"]:
@@ -259,6 +281,8 @@ def test_the_flagfile_repeats_the_config_with_every_option_changed(tmp_path, met
         ["--method=simclr", "--dataset=cifar10"],
         ["--method=supervised", "--nolineareval_while_pretraining", "--use_blur=false"],
         ["--learning_rate=0.1", "--model_dir=", "--data_dir=/a b", "--crop_area_min=0.2"],
+        ["--backbone=vit_small", "--num_heads=12", "--patch_size=8", "--drop_path_rate=0.1"],
+        ["--backbone=vit_base", "--position_embedding=sincos", "--dataset=imagenet2012"],
     ],
 )
 def test_the_flagfile_repeats_a_parsed_config(tmp_path, words):

@@ -18,6 +18,7 @@ from tfcontrast.train.tensorboard import TensorBoard
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = ROOT / "flags" / "smoke.flags"
+SMOKE_VIT = ROOT / "flags" / "smoke_vit.flags"
 RECIPES = sorted(path for path in ROOT.glob("flags/*/*.flags"))
 HEADER = ("What", "Command", "Reported", "Ours", "Hardware")
 # Two steps of these are taken among the quick tests: every method, a classifier, every option of
@@ -44,7 +45,7 @@ def test_there_are_recipes_of_every_data_set():
     assert {path.parent.name for path in RECIPES} >= {"digits", "cifar10", "imagenet"}
 
 
-@pytest.mark.parametrize("path", [*RECIPES, SMOKE], ids=name_of)
+@pytest.mark.parametrize("path", [*RECIPES, SMOKE, SMOKE_VIT], ids=name_of)
 def test_the_header_is_the_five_lines(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     for word, line in zip(HEADER, lines, strict=False):
@@ -58,7 +59,7 @@ def test_the_header_is_the_five_lines(path):
     assert needs == (base_of(path) is not None)
 
 
-@pytest.mark.parametrize("path", [*RECIPES, SMOKE], ids=name_of)
+@pytest.mark.parametrize("path", [*RECIPES, SMOKE, SMOKE_VIT], ids=name_of)
 def test_every_line_is_an_option_that_is_named_once(path):
     names = []
     for line in options_of(path):
@@ -106,7 +107,8 @@ def two_steps(tmp_path_factory):
         if path not in folders:
             folder = tmp_path_factory.mktemp("recipes") / path.stem
             base = base_of(path)
-            words = ["run", f"--flagfile={path}", f"--flagfile={SMOKE}", f"--model_dir={folder}"]
+            toy = SMOKE_VIT if "--backbone=vit" in (base or path).read_text() else SMOKE
+            words = ["run", f"--flagfile={path}", f"--flagfile={toy}", f"--model_dir={folder}"]
             if base is not None:
                 words.append(f"--checkpoint={take(base)}")
             elif hasattr(flags.parse(["run", f"--flagfile={path}"]).method, "num_prototypes"):

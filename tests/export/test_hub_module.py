@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tfcontrast.export import METADATA_FILE, save_hub_module
-from tfcontrast.models import Projector, ResNet
+from tfcontrast.models import Projector, ResNet, VisionTransformer
 
 WITHOUT_THIS_PACKAGE = "import sys; sys.modules['tfcontrast'] = None  # importing it fails now"
 
@@ -163,6 +163,38 @@ def test_the_graph_has_no_collectives_and_no_python_gradients(tmp_path, strategy
     assert b"FusedBatchNormV3" in graph
 
 
+def test_a_vision_transformer_takes_all_multiples_of_its_patch(tmp_path):
+    backbone = VisionTransformer(
+        width=24, depth=2, num_heads=3, patch_size=4, image_size=16, drop_path_rate=0.5,
+        freeze_patch_embedding=True, input_mean=(0.4, 0.5, 0.6), dtype="mixed_bfloat16",
+    )  # fmt: skip
+    backbone.build((None, 16, 16, 3))
+    backbone.freeze(1)
+    rng = np.random.default_rng(0)
+    for variable in backbone.variables:
+        variable.assign(rng.normal(0, 0.3, variable.shape) + (variable.name == "gamma"))
+    plain = VisionTransformer.from_config({**backbone.get_config(), "dtype": "float32"})
+    plain.build((None, 16, 16, 3))
+    plain.set_weights(backbone.get_weights())
+    save_hub_module(str(tmp_path / "module"), backbone)
+    module = tf.saved_model.load(str(tmp_path / "module"))
+    for size in ((16, 16), (20, 12), (8, 32)):
+        expected = plain(_images(*size))
+        np.testing.assert_allclose(module(_images(*size)), expected, atol=1e-5)
+        trained = module(_images(*size), training=True)
+        np.testing.assert_allclose(trained, expected, atol=1e-5)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(module(_images(), training=True) ** 2)
+    variables = module.trainable_variables
+    assert len(variables) == len(backbone.variables) - 2, "all but the frozen projection"
+    assert all(np.any(gradient) for gradient in tape.gradient(loss, variables))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="multiples of 4"):
+        module(_images(16, 18))
+    metadata = json.loads((tmp_path / "module" / METADATA_FILE).read_text())
+    assert metadata["backbone"]["class"] == "VisionTransformer"
+    assert metadata["backbone"]["patch_size"] == 4
+
+
 def test_a_mixed_precision_model_leaves_in_float32(tmp_path):
     backbone, _ = _models(dtype="mixed_bfloat16")
     plain, _ = _models()
@@ -172,6 +204,18 @@ def test_a_mixed_precision_model_leaves_in_float32(tmp_path):
     features = module(_images())
     assert features.dtype == tf.float32
     np.testing.assert_allclose(features, plain(_images()), atol=1e-5)
+
+
+def test_a_model_with_groups_of_batch_norm_takes_any_batch(tmp_path):
+    options = {"depth": 10, "width_multiplier": 0.1, "stem": "cifar"}
+    grouped, plain = ResNet(**options, batch_norm_splits=4), ResNet(**options)
+    images = tf.random.stateless_uniform([6, 16, 16, 3], [0, 1])
+    grouped(images), plain(images)
+    plain.set_weights(grouped.get_weights())
+    save_hub_module(str(tmp_path / "module"), grouped)
+    module = tf.saved_model.load(str(tmp_path / "module"))
+    expected = plain(images, training=True)
+    np.testing.assert_allclose(module(images, training=True), expected, atol=1e-4)
 
 
 def test_exporting_leaves_the_models_alone(tmp_path):

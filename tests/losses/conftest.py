@@ -5,15 +5,6 @@ import pytest
 
 
 @pytest.fixture
-def golden_views():
-    """z1, z2 [4, 6] and labels [4]; its losses were computed once in numpy from the formulas."""
-    i, j = np.arange(4)[:, None], np.arange(6)[None]
-    z1 = np.sin(1 + 0.7 * i + 1.3 * j + 0.11 * i * j)
-    z2 = np.cos(0.5 + 0.9 * i + 0.8 * j + 0.07 * i * j)
-    return z1, z2, np.array([0, 1, 0, 2])
-
-
-@pytest.fixture
 def random_views():
     """A function (b, d, seed) -> z1, z2 float64, correlated as two views of an image are."""
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfcontrast.losses import barlow_twins
+from tfcontrast.losses import barlow_twins, barlow_twins_terms
 
 
 def loop_barlow(z1, z2, weight, eps=1e-5):
@@ -50,6 +50,17 @@ def test_known_values():
     assert float(barlow_twins(z1, z1)) == pytest.approx(0.0051 * 64 * 63 / 256, rel=0.1)
     independent = 64 * (1 + 1 / 256) + 0.0051 * 64 * 63 / 256
     assert float(barlow_twins(z1, z2)) == pytest.approx(independent, rel=0.05)
+
+
+@pytest.mark.parametrize(("b", "d"), [(2, 3), (6, 4)])
+def test_the_two_terms_are_the_loops_without_and_with_weight(random_views, b, d):
+    z1, z2 = random_views(b, d)
+    terms = barlow_twins_terms(z1, z2)
+    assert list(terms) == ["on_diagonal", "off_diagonal"]
+    on = loop_barlow(z1, z2, 0.0)
+    assert float(terms["on_diagonal"]) == pytest.approx(on, rel=1e-10)
+    off = loop_barlow(z1, z2, 1.0) - on
+    assert float(terms["off_diagonal"]) == pytest.approx(off, rel=1e-10)
 
 
 def test_what_does_not_matter(random_views):

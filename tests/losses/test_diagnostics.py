@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfcontrast.losses import contrastive_metrics, feature_std, nt_xent
+from tfcontrast import distribute
+from tfcontrast.losses import contrastive_metrics, effective_channels, feature_std, nt_xent
 
 
 def loop_metrics(z1, z2, t):
@@ -119,3 +120,61 @@ def test_bad_arguments_are_refused():
         contrastive_metrics(tf.ones([2, 3]), tf.ones([2, 3]), temperature=0)
     with pytest.raises(ValueError, match=r"features must .*Received: "):
         feature_std(tf.ones([2, 3, 4]))
+
+
+@pytest.mark.parametrize(("b", "d"), [(9, 4), (5, 7)])
+def test_effective_channels_is_numpys_participation_ratio(random_views, b, d):
+    z, _ = random_views(b, d)
+    eigenvalues = np.linalg.eigvalsh(np.corrcoef(z, rowvar=False))
+    expected = eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
+    assert 1 < expected < min(d, b - 1)
+    assert float(effective_channels(z)) == pytest.approx(expected, rel=1e-5)
+    # neither place nor size nor sign of a channel matters
+    moved = z * np.linspace(-3, 5, d) + np.arange(d)
+    assert float(effective_channels(moved)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_effective_channels_counts_what_does_not_repeat():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(64, 6))
+    white, _ = np.linalg.qr(rows - rows.mean(0))
+    white *= 8
+    assert float(effective_channels(white)) == pytest.approx(6, rel=1e-4)
+    copies = np.concatenate([white[:, :2]] * 3, axis=1)
+    assert float(effective_channels(copies)) == pytest.approx(2, rel=1e-4)
+    # constant channels do not count; feature_std sees neither of the two
+    half = np.concatenate([white[:, :3], np.full([64, 3], 2.0)], axis=1)
+    assert float(effective_channels(half)) == pytest.approx(3, rel=1e-4)
+    assert float(effective_channels(np.full([64, 6], 0.1, np.float32))) < 1e-6
+    assert float(effective_channels(np.ones([1, 6], np.float32))) == 0
+    independent = rng.normal(size=(40, 60))
+    assert float(effective_channels(independent)) == pytest.approx(40 * 60 / 100, rel=0.03)
+
+
+def test_effective_channels_has_no_gradient_and_needs_matrices():
+    z = tf.constant(np.random.default_rng(0).normal(size=(5, 3)))
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        value = effective_channels(z, candidates=z)
+    assert tape.gradient(value, z) is None
+    half = effective_channels(tf.cast(z, tf.float16))
+    assert half.dtype == tf.float32
+    assert float(half) == pytest.approx(float(value), rel=1e-2)
+    for bad, options in (([1.0], {}), ([[1, 2]], {}), (z, {"candidates": z[:, :2]})):
+        with pytest.raises(ValueError, match="Received: "):
+            effective_channels(tf.constant(bad), **options)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_effective_channels_count_the_rows_of_every_replica(strategy_of, replicas):
+    z = np.random.default_rng(1).normal(size=(8, 5)).astype(np.float32)
+    strategy = strategy_of(replicas)
+
+    def step():
+        rows = tf.split(tf.constant(z), replicas)
+        mine = tf.gather(tf.stack(rows), distribute.replica_id())
+        return effective_channels(mine, candidates=distribute.gather(mine))
+
+    found = strategy.run(tf.function(step)).values
+    for value in found:
+        assert float(value) == pytest.approx(float(effective_channels(z)), rel=1e-5)

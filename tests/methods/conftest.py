@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfcontrast import distribute
+from tfcontrast.data.digits import open_digits
 from tfcontrast.methods import METHODS, Method, Plan
 from tfcontrast.models import BatchNorm
 from tfcontrast.optim import make_optimizer
@@ -14,7 +15,11 @@ SIDE, CLASSES = 8, 4
 PLAN = Plan(batch_size=16, num_examples=16, steps_per_epoch=4, total_steps=40, seed=3)
 # Options at the size of the backbone; a method that is not here takes its defaults.
 SMALL = {
+    "barlow_twins": {"proj_hidden_dim": 8, "proj_out_dim": 5, "bias_rate_scale": 0.5},
     "byol": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
+    "simsiam": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8},
+    "vicreg": {"proj_hidden_dim": 8, "proj_out_dim": 5},
+    "moco_v3": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
     "deepcluster": {"num_prototypes": 4},
     "deepcluster_v2": {
         "num_local_views": 0, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 4,
@@ -24,6 +29,22 @@ SMALL = {
         "num_local_views": 0, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 6,
         "freeze_prototypes_steps": 0, "queue_size": 32, "queue_start_epoch": 0,
     },
+    # Everything moves, from the first step on; the temperatures do not blow rounding up.
+    "dino": {
+        "num_proj_layers": 2, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 7,
+        "norm_last_layer": False, "freeze_last_layer_epochs": 0, "ema_decay": 0.9,
+        "temperature": 0.5, "teacher_temperature_start": 0.2, "teacher_temperature": 0.3,
+    },
+    "instdisc": {"proj_out_dim": 5, "num_negatives": 24, "temperature": 0.2},
+    "nnclr": {
+        "queue_size": 24,
+        "num_proj_layers": 2,
+        "proj_hidden_dim": 16,
+        "proj_out_dim": 16,
+        "pred_hidden_dim": 16,
+    },
+    "densecl": {"queue_size": 24, "proj_hidden_dim": 8, "proj_out_dim": 5, "ema_decay": 0.9},
+    "moco": {"queue_size": 24, "proj_out_dim": 5, "temperature": 0.2, "ema_decay": 0.9},
 }  # fmt: skip
 # Small rates: five steps do not blow rounding up.
 OPTIMIZERS = {
@@ -36,6 +57,7 @@ class TinyBackbone(keras.Model):
     """Two strided convolutions with cross-replica batch norm; freezes whole, as group 4 does."""
 
     feature_dim = 6
+    num_groups = 4
 
     def __init__(self, dtype="float32"):
         super().__init__(name="backbone", dtype=dtype)
@@ -69,12 +91,16 @@ def tiny_backbone():
 def build_method(
     name, *, strategy=None, optimizer=None, config=None, classes=CLASSES, seed=1, **options
 ):
-    """Builds a method under a strategy; every call with one seed starts from the same weights."""
+    """Builds a method under a strategy; every call with one seed starts from the same weights.
+
+    ``changes`` go over the small options.
+    """
     backbone = options.pop("backbone", TinyBackbone)
     dtype = options.pop("dtype", "float32")
     compiled = {"jit_compile": False, **options.pop("compile", {})}
+    changes = options.pop("changes", {})
     if config is None:
-        config = METHODS[name].Config(**SMALL.get(name, {}))
+        config = METHODS[name].Config(**{**SMALL.get(name, {}), **changes})
     make = OPTIMIZERS.get(optimizer, optimizer) or (
         lambda: keras.optimizers.SGD(0.02, momentum=0.9)
     )
@@ -136,6 +162,40 @@ def fit_method(method, steps, *, size=16, callbacks=()):
     return {name: values[-1] for name, values in history.history.items()}
 
 
+def noisy_digits(seed=0, size=64):
+    """An endless data set of two views of real digits: darkened by chance, and noise over them."""
+    source = open_digits("train")
+    images = tf.constant(source.images[:256].astype(np.float32) / 255)
+
+    def batch(step):
+        step = tf.cast(step, tf.int32)
+        chosen = tf.random.stateless_uniform([size], [seed, step], 0, 256, tf.int32)
+
+        def view(number):
+            key = [seed + number, step]
+            light = tf.random.stateless_uniform([size, 1, 1, 1], key, 0.3, 1.0)
+            noise = tf.random.stateless_normal([size, SIDE, SIDE, 3], key, stddev=0.2)
+            return tf.clip_by_value(light * tf.gather(images, chosen) + noise, 0, 1)
+
+        label = tf.zeros([size], tf.int64)
+        return {"views": (view(1), view(2)), "label": label, "index": label}
+
+    return tf.data.Dataset.range(10**6).map(batch)
+
+
+@pytest.fixture
+def fit_digits():
+    """A function that trains a built method on ``noisy_digits``; the means of the last 50 steps."""
+
+    def run(method, steps):
+        history = method.fit(
+            noisy_digits(), epochs=steps // 50, steps_per_epoch=50, shuffle=False, verbose=0
+        )
+        return {name: values[-1] for name, values in history.history.items()}
+
+    return run
+
+
 @pytest.fixture
 def make_method():
     """``build_method``; an optimizer is "lars", "sgd" or a function that makes one."""
@@ -152,3 +212,14 @@ def batches():
 def fit():
     """``fit_method``."""
     return fit_method
+
+
+@pytest.fixture
+def golden_views():
+    """The worked example of the losses' tests: z1, z2 [4, 6], and five unit rows [5, 6]."""
+    i, j = np.arange(4)[:, None], np.arange(6)[None]
+    z1 = np.sin(1 + 0.7 * i + 1.3 * j + 0.11 * i * j)
+    z2 = np.cos(0.5 + 0.9 * i + 0.8 * j + 0.07 * i * j)
+    stored = np.sin(0.3 + 0.5 * np.arange(5)[:, None] + 1.7 * j)
+    stored /= np.linalg.norm(stored, axis=1, keepdims=True)
+    return tuple(tf.constant(rows, tf.float32) for rows in (z1, z2, stored))

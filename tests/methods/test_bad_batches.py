@@ -66,7 +66,11 @@ def arrays(method):
         ("simclr", "sgd", 4),
         ("supcon", "sgd", 2),
         ("supervised", "lars", 2),
+        ("simsiam", "sgd", 2),
+        ("barlow_twins", "lars", 2),
+        ("vicreg", "sgd", 2),
         ("swav", "sgd", 2),
+        ("moco_v3", "sgd", 2),
     ],
 )
 def test_every_replica_skips_the_same_step(
@@ -140,6 +144,10 @@ def collapsed(name, batch_size, config):
         ("supcon", {"loss_temperature_scale": "temperature", "temperature": 0.3}),
         ("supervised", {}),
         ("supervised", {"label_smoothing": 0.1}),
+        ("barlow_twins", {"proj_hidden_dim": 3, "proj_out_dim": 3}),
+        ("barlow_twins", {"proj_hidden_dim": 3, "proj_out_dim": 3, "loss_scale": 0.1}),
+        ("vicreg", {"proj_hidden_dim": 3, "proj_out_dim": 3}),
+        ("vicreg", {"proj_hidden_dim": 3, "proj_out_dim": 3, "variance_halves": False}),
     ],
 )
 def test_the_stuck_loss_is_that_of_a_collapsed_encoder(make_method, name, options):
@@ -154,6 +162,7 @@ def test_the_stuck_loss_is_that_of_a_collapsed_encoder(make_method, name, option
         ("simclr", {"contrastive_loss": "nt_logistic"}),
         ("supcon", {"denominator": "one_positive"}),
         ("supcon", {"positives_cap": 1}),
+        ("simsiam", {"proj_hidden_dim": 3, "proj_out_dim": 3}),  # its best value and a collapse's
     ],
 )
 def test_no_stuck_loss_where_the_batch_decides_it(make_method, name, options):

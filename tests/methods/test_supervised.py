@@ -4,7 +4,8 @@ import pytest
 import tensorflow as tf
 
 from tfcontrast.methods import ProjectionConfig, Supervised, SupervisedConfig, make_projector
-from tfcontrast.models import ResNet
+from tfcontrast.methods.supervised import FROZEN_ENCODER
+from tfcontrast.models import ResNet, VisionTransformer
 from tfcontrast.train import state
 
 
@@ -73,6 +74,45 @@ def test_frozen_groups_keep_variables_and_statistics_bit_for_bit(fit, frozen):
     assert not {name for name in moved if name.startswith(still)}
     assert moved == {name for name in every if not name.startswith(still or ("-",))}
     assert any("moving_variance" in name for name in moved) == (frozen < 4)
+
+
+def small_backbone(kind):
+    keras.utils.set_random_seed(3)
+    if kind == "vit":
+        return VisionTransformer(
+            width=8, depth=5, num_heads=2, patch_size=4, image_size=8, drop_path_rate=0.5
+        )
+    return ResNet(depth=10, width_multiplier=0.1, stem="cifar_stride2", se_ratio=0.5)
+
+
+def fitted(backbone, fit, frozen_groups):
+    """The names of what two steps move in the backbone, and of all that it has."""
+    method = Supervised(backbone, num_classes=4, frozen_groups=frozen_groups)
+    method.compile(keras.optimizers.SGD(0.1, weight_decay=0.1), jit_compile=False)
+    method.prepare(8)
+    before = state.values(dict(state.named_variables(backbone, "backbone")))
+    fit(method, 2)
+    after = state.values(dict(state.named_variables(backbone, "backbone")))
+    moved = {name.split("/", 1)[1] for name in before if np.any(before[name] != after[name])}
+    return moved, {name.split("/", 1)[1] for name in before}
+
+
+@pytest.mark.parametrize("built", [False, True])
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_a_frozen_encoder_of_any_kind_is_frozen_whole(fit, kind, built):
+    backbone = small_backbone(kind)
+    if built:
+        backbone(tf.zeros([2, 8, 8, 3]))
+    moved, every = fitted(backbone, fit, FROZEN_ENCODER)
+    assert not moved
+    assert len(every) > 30
+
+
+def test_a_vision_transformers_groups_are_its_blocks(fit):
+    moved, every = fitted(small_backbone("vit"), fit, 4)
+    assert moved == {name for name in every if name.startswith(("block5/", "norm/"))}
+    moved, every = fitted(small_backbone("vit"), fit, 0)
+    assert moved == {name for name in every if not name.startswith("embedding/")}
 
 
 @pytest.mark.parametrize(("layers", "kept"), [(1, ["1"]), (2, ["1", "2"]), (-1, ["1", "2", "3"])])

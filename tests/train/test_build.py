@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfcontrast import data as data_lib
 from tfcontrast.errors import UserError
+from tfcontrast.methods import METHODS
 from tfcontrast.train import build
 
 
@@ -138,24 +139,6 @@ def test_a_recipe_a_view(tiny_config, method, views):
         assert recipe.brightness == pytest.approx(0.4)
 
 
-def test_the_backbone_is_what_the_options_say(tiny_config):
-    config = tiny_config(
-        resnet_depth=50, width_multiplier=0.125, stem="auto", sk_ratio=0.0625, se_ratio=0.25,
-        shortcut="simclr", output_stride=8, zero_init_last_gamma=False, batch_norm_decay=0.95,
-        global_bn=False, input_normalization="half", precision="bfloat16",
-    )  # fmt: skip
-    found = build.build_backbone(config, 64).get_config()
-    assert found["dtype"]["config"]["name"] == "mixed_bfloat16"
-    del found["dtype"]
-    assert found == {
-        "name": "backbone", "depth": 50, "width_multiplier": 0.125, "stem": "auto",
-        "image_size": 64, "shortcut": "simclr", "sk_ratio": 0.0625, "se_ratio": 0.25,
-        "output_stride": 8, "zero_init_last_gamma": False, "batch_norm_decay": 0.95,
-        "global_bn": False, "input_mean": [0.5] * 3, "input_std": [0.5] * 3,
-    }  # fmt: skip
-    assert build.resolved_options(config, build.open_data(tiny_config()))["stem"] == "cifar"
-
-
 @pytest.mark.parametrize(
     ("method", "probes", "classes"),
     [("simclr", True, 10), ("simclr", False, 0), ("supcon", False, 0), ("supervised", False, 10)],
@@ -166,63 +149,6 @@ def test_the_probe_is_an_option(tiny_config, method, probes, classes):
     head = built.classifier if method == "supervised" else built.probe
     assert (head.units if head is not None else 0) == classes
     assert built.optimizer.built
-
-
-def rates(config, steps, per_epoch=10):
-    optimizer = build.make_run_optimizer(config, per_epoch)
-    found = []
-    for step in steps:
-        optimizer.iterations.assign(step)
-        found.append(float(optimizer.learning_rate))
-    return found
-
-
-def test_the_schedule_counts_epochs_in_steps(tiny_config):
-    base = {"learning_rate": 0.5, "train_batch_size": 64, "train_steps": 0, "train_epochs": 8}
-    cosine = tiny_config(**base, warmup_epochs=2.0)
-    peak = 0.5 * 64 / 256
-    expected = [0.0, peak / 2, peak, peak / 2, 0.0]
-    assert rates(cosine, [0, 10, 20, 50, 80]) == pytest.approx(expected, abs=1e-7)
-    steps = tiny_config(
-        **base, warmup_epochs=0.0, learning_rate_schedule="step", decay_epochs="2.5,5",
-        learning_rate_scaling="none",
-    )  # fmt: skip
-    assert rates(steps, [0, 24, 25, 49, 50]) == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005])
-    stairs = tiny_config(
-        **base, warmup_epochs=0.0, learning_rate_schedule="exponential", decay_epochs="0.5",
-        decay_rate=0.9, learning_rate_scaling="sqrt",
-    )  # fmt: skip
-    assert rates(stairs, [0, 4, 5, 10]) == pytest.approx([4.0, 4.0, 3.6, 3.24])
-
-
-def test_decay_epochs_do_not_matter_to_a_cosine(tiny_config):
-    assert rates(tiny_config(decay_epochs="60,75"), [0]) == pytest.approx([0.0])
-
-
-def test_warm_up_ends_with_the_run(tiny_config):
-    config = tiny_config(train_steps=4, warmup_epochs=100.0, learning_rate_scaling="none")
-    assert rates(config, [0, 2, 4]) == pytest.approx([0.0, 0.025, 0.05])
-
-
-@pytest.mark.parametrize(
-    ("options", "excluded"),
-    [({}, ("bias", "norm")), ({"decay_all": True}, ()), ({"lars_variant": "larc"}, ())],
-)
-def test_what_is_not_decayed(tiny_config, options, excluded):
-    config = tiny_config(optimizer="lars", weight_decay=0.5, **options)
-    optimizer = build.make_run_optimizer(config, 10)
-    assert tuple(optimizer.exclude_from_decay) == excluded
-    assert optimizer.decay == 0.5
-
-
-@pytest.mark.parametrize("option", ["clip_norm", "clip_tensor_norm"])
-def test_what_is_clipped(tiny_config, option):
-    neither = {"clip_norm": 0.0, "clip_tensor_norm": 0.0}
-    for value in (0.0, 0.5):
-        config = tiny_config(**{**neither, option: value})
-        optimizer = build.make_run_optimizer(config, 10)
-        found = {name: getattr(optimizer, name) for name in neither}
-        assert found == {**dict.fromkeys(neither), option: value or None}
 
 
 def test_the_length_of_a_run(tiny_config):
@@ -236,6 +162,35 @@ def test_replicas_must_share_the_batch(tiny_config, strategy_of):
     message = "--train_batch_size=66 must be a multiple of the 4 replicas"
     with pytest.raises(UserError, match=message):
         build.check_batch(config, strategy_of(4))
+
+
+def test_groups_of_batch_norm_must_share_the_batch(tiny_config, strategy_of):
+    build.check_batch(tiny_config(train_batch_size=64, batch_norm_splits=4), strategy_of(4))
+    for splits, replicas in ((6, 2), (2, 4)):
+        config = tiny_config(train_batch_size=64, batch_norm_splits=splits)
+        message = (
+            f"--batch_norm_splits must divide --train_batch_size=64 and be a multiple of the "
+            f"{replicas} replicas, or 1. Received: {splits}"
+        )
+        with pytest.raises(UserError, match=message):
+            build.check_batch(config, strategy_of(replicas))
+        run = dataclasses.replace(config.run, mode="eval")  # nothing is trained
+        build.check_batch(dataclasses.replace(config, run=run), strategy_of(replicas))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_least_batch(tiny_config, strategy_of, method):
+    least = METHODS[method].least_batch
+    assert least == (1 if method in ("instdisc", "supervised") else 2)
+    build.check_batch(tiny_config(method=method, train_batch_size=least), strategy_of(1))
+    one = tiny_config(method=method, train_batch_size=1)
+    if least == 2:
+        message = f"^--train_batch_size must be at least 2 with --method={method}, .* Received: 1$"
+        with pytest.raises(UserError, match=message):
+            build.check_batch(one, strategy_of(1))
+    for train_mode in ("linear_eval", "finetune"):
+        run = dataclasses.replace(one.run, train_mode=train_mode)
+        build.check_batch(dataclasses.replace(one, run=run), strategy_of(1))
 
 
 def test_one_seed_one_start_under_any_strategy(tiny_config, build_run, strategy_of, arrays_of):

@@ -1,10 +1,14 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfcontrast import data as data_lib
 from tfcontrast import evaluate
 from tfcontrast.errors import UserError
 from tfcontrast.train import build, checkpoints, classify, state
+from tfcontrast.train.export_model import export_model
+from tfcontrast.train.loop import train
+from tfcontrast.train.options import make_config
 
 CLASSIFY = {
     "learning_rate": 0.5,
@@ -27,8 +31,6 @@ def source(saved_run):
 
 @pytest.fixture
 def config_of(source):
-    from tfcontrast.train.options import make_config
-
     def make(train_mode, **options):
         return make_config(
             {**CLASSIFY, "train_mode": train_mode, "checkpoint": str(source[0]), **options}
@@ -61,8 +63,6 @@ def test_linear_evaluation_leaves_the_encoder_bit_for_bit(
     )
     assert "digits, test: 359 images" in capsys.readouterr().out
     # what was trained is what a later evaluation reads
-    from tfcontrast.train.options import make_config
-
     evaluated = make_config({"mode": "eval", "checkpoint": str(tmp_path)})
     assert evaluated.run.train_mode == "linear_eval"
     again = classify.classify(evaluated, tmp_path / "other", strategy_of(1))
@@ -93,8 +93,6 @@ def test_a_layer_too_many(config_of):
 
 
 def test_a_method_without_projector(saved_run, tmp_path):
-    from tfcontrast.train.options import make_config
-
     folder, _, _ = saved_run(tmp_path / "supervised", method="supervised")
     config = make_config(
         {**CLASSIFY, "train_mode": "finetune", "checkpoint": str(folder), "ft_proj_selector": 1}
@@ -137,3 +135,52 @@ def test_logistic_regression_on_the_checkpoints_features(
     assert top1["protocol"] == expected["protocol"]
     assert "logistic regression on frozen features" in capsys.readouterr().out
     assert not list(tmp_path.glob("checkpoints"))
+
+
+@pytest.fixture(scope="module")
+def dino_run(tiny_config, tmp_path_factory):
+    """A few steps of DINO, whose teacher is what is evaluated: folder, arrays, method."""
+    folder = tmp_path_factory.mktemp("dino")
+    sizes = {"proj_hidden_dim": 8, "proj_out_dim": 4, "num_prototypes": 8}
+    config = tiny_config(method="dino", **sizes, train_steps=4, monitor_epochs=0)
+    data = build.open_data(config)
+    method = build.build_method(config, data)
+    train(method, config, data, folder)
+    return folder, saved_state(folder), method
+
+
+def of_dino(dino_run, train_mode, **options):
+    given = {"train_mode": train_mode, "checkpoint": str(dino_run[0]), "mode": "train"}
+    return make_config({**CLASSIFY, **given, **options})
+
+
+def test_linear_evaluation_stands_on_dinos_teacher(dino_run, strategy_of, tmp_path):
+    classify.classify(of_dino(dino_run, "linear_eval"), tmp_path, strategy_of(1))
+    found, arrays = saved_state(tmp_path), dino_run[1]
+    backbone = [name for name in found if name.startswith("backbone/")]
+    assert len(backbone) > 40
+    for name in backbone:
+        np.testing.assert_array_equal(found[name], arrays[f"target_{name}"], err_msg=name)
+    assert sum(np.any(found[name] != arrays[name]) for name in backbone) > len(backbone) / 2
+
+
+def test_finetuning_starts_from_dinos_teacher_and_its_projector(dino_run, strategy_of, tmp_path):
+    config = of_dino(dino_run, "finetune", ft_proj_selector=-1, learning_rate=0.0)
+    classify.classify(config, tmp_path, strategy_of(1))
+    found, arrays = saved_state(tmp_path), dino_run[1]
+    kernels = [n for n in found if n.startswith(("backbone/", "projector/")) and "kernel" in n]
+    assert sum(name.startswith("projector/") for name in kernels) == 3
+    for name in kernels:
+        np.testing.assert_array_equal(found[name], arrays[f"target_{name}"], err_msg=name)
+    assert sum(np.any(found[name] != arrays[name]) for name in kernels) == len(kernels)
+
+
+def test_what_is_exported_is_dinos_teacher(dino_run, strategy_of, tmp_path):
+    config = make_config({"mode": "export", "checkpoint": str(dino_run[0])})
+    assert export_model(config, tmp_path, strategy_of(1))["export"]["projections"]
+    images = tf.random.stateless_uniform([3, 8, 8, 3], [0, 5])
+    loaded = tf.saved_model.load(str(tmp_path / "saved_model"))
+    method = dino_run[2]
+    np.testing.assert_allclose(loaded(images), method.embed(images), rtol=1e-4, atol=1e-6)
+    student = method.backbone(images, training=False)
+    assert np.abs(loaded(images) - student).max() > 1e-3

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -86,6 +88,17 @@ def test_the_untrained_network_is_the_runs_start_with_real_statistics(run, build
     with_start = start.embed(images).numpy()
     assert np.corrcoef(found.ravel(), with_batch.ravel())[0, 1] > 0.9
     assert np.abs(found - with_batch).mean() < 0.5 * np.abs(with_start - with_batch).mean()
+
+
+def test_the_untrained_network_takes_whole_batches(run):
+    config, data = run
+    model = dataclasses.replace(config.model, batch_norm_splits=7)  # does not divide 500
+    images = tf.constant(pixel_rows(data.evaluation).reshape(-1, 8, 8, 3)[:16])
+    found, expected = (
+        measure._untrained(used, data)(images).numpy()
+        for used in (dataclasses.replace(config, model=model), config)
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_announcing(capsys):

@@ -1,5 +1,6 @@
 """From given options to a config: precedence, and what a checkpoint brings and forbids."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -50,8 +51,13 @@ def refusal(**given):
 
 def test_methods_fields_say_who_has_what():
     fields = method_fields()
-    assert set(fields["temperature"]) == {"simclr", "supcon"}
-    assert set(fields["label_smoothing"]) == {"supervised"}
+    assert set(fields["temperature"]) >= {"simclr", "supcon"}
+    assert set(fields["supcon_variant"]) == {"supcon"}
+    assert "supervised" in fields["label_smoothing"]
+    for name, by_method in fields.items():
+        for method, cls in METHODS.items():
+            own = {field.name: field for field in dataclasses.fields(cls.Config)}
+            assert by_method.get(method) is own.get(name)
 
 
 @pytest.mark.parametrize("train_mode", ["linear_eval", "finetune"])
@@ -182,6 +188,7 @@ def test_options_of_a_newer_version_are_passed_over(checkpoint):
 
 
 def test_from_python_unknown_words_are_refused_too():
-    assert refusal(method="nosuch").startswith("--method must be one of simclr, supcon")
+    accepted = ", ".join(sorted(METHODS))
+    assert refusal(method="nosuch") == f"--method must be one of {accepted}. Received: 'nosuch'"
     assert refusal(train_mode="nosuch", checkpoint="/nowhere").startswith("--checkpoint")
     assert refusal(mode="nosuch").startswith("--mode must be one of")

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfcontrast.train import state
 
@@ -8,8 +9,6 @@ from tfcontrast.train import state
 @pytest.fixture(scope="module")
 def methods(tiny_config, build_run):
     """Two of a kind, with other models built before the second."""
-    import tensorflow as tf
-
     strategy = tf.distribute.get_strategy()
     first, _ = build_run(tiny_config(proj_batch_norm=True), strategy)
     for _ in range(3):
@@ -91,3 +90,40 @@ def test_values_are_the_variables_under_replicas_too(strategy_of):
     found = state.values(dict(state.named_variables(layer, "d")))
     np.testing.assert_array_equal(found["d/bias"], [1, 2, 3])
     np.testing.assert_array_equal(found["d/kernel"], layer.kernel.numpy())
+
+
+def test_the_network_that_is_evaluated_takes_the_backbones_name():
+    arrays = {
+        name: np.full(1, number)
+        for number, name in enumerate(
+            [
+                "backbone/conv/kernel",
+                "projector/dense1/kernel",
+                "target_backbone/conv/kernel",
+                "target_projector/dense1/kernel",
+                "target_last_layer/direction",
+                "target_backbone_of_another/kernel",
+                "probe/kernel",
+                "center",
+            ]
+        )
+    }
+    assert state.as_backbone(arrays, "target_backbone") == {
+        "backbone/conv/kernel": arrays["target_backbone/conv/kernel"],
+        "projector/dense1/kernel": arrays["target_projector/dense1/kernel"],
+    }
+    # nothing to rename: the method's own backbone, or a checkpoint of linear_eval and finetune
+    assert state.as_backbone(arrays, "backbone") is arrays
+    classifier = {"backbone/conv/kernel": np.ones(1), "classifier/kernel": np.zeros(1)}
+    assert state.as_backbone(classifier, "target_backbone") is classifier
+
+
+def test_a_methods_slow_copies_have_the_backbones_names(tiny_config, build_run):
+    small = {"proj_hidden_dim": 8, "proj_out_dim": 4, "num_prototypes": 8}
+    config = tiny_config(method="dino", **small)
+    method, _ = build_run(config, tf.distribute.get_strategy())
+    arrays = state.values(state.model_state(method))
+    found = state.as_backbone(arrays, type(method).encoder_name)
+    networks = {n for n in arrays if n.startswith(("backbone/", "projector/"))}
+    assert found.keys() == networks
+    assert all(found[name] is arrays[f"target_{name}"] for name in networks)

@@ -6,7 +6,7 @@ unique over all groups.
 
 from tfcontrast.config.config import Config, MethodConfig
 from tfcontrast.config.digits import DIGITS_DEFAULTS
-from tfcontrast.config.encoder import ModelConfig
+from tfcontrast.config.encoder import ModelConfig, foreign_options
 from tfcontrast.config.groups import (
     GROUPS,
     AugmentConfig,
@@ -40,6 +40,7 @@ __all__ = [
     "StrategyConfig",
     "TrainConfig",
     "check_options",
+    "foreign_options",
     "is_optional",
     "option",
     "option_type",

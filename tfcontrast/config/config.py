@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tfcontrast.config.encoder import ModelConfig
+from tfcontrast.config.encoder import ModelConfig, foreign_options
 from tfcontrast.config.groups import (
     GROUPS,
     AugmentConfig,
@@ -59,10 +59,26 @@ class Config:
         """
         for name in (*GROUPS, "method"):
             check_options(getattr(self, name))
+        self._validate_backbone()
         self._validate_crop_area()
         self._validate_decay_epochs()
         self._validate_clipping()
         self._validate_weight_decay()
+
+    def _validate_backbone(self) -> None:
+        """Refuses the other network's options where they are not as by default.
+
+        An option that is set to its default is let pass: a run's flagfile names every option.
+        """
+        backbone = self.model.backbone
+        foreign = foreign_options(backbone)
+        for field in dataclasses.fields(self.model):
+            value = getattr(self.model, field.name)
+            if field.name in foreign and value != field.default:
+                raise UserError(
+                    f"--{field.name}={value} is not an option of --backbone={backbone}; it belongs "
+                    f"to {'vit_tiny, vit_small, vit_base' if backbone == 'resnet' else 'resnet'}"
+                )
 
     def _validate_crop_area(self) -> None:
         low, high = self.augment.crop_area_min or 0.08, self.augment.crop_area_max or 1.0

@@ -168,10 +168,11 @@ class EvalConfig:
     )
     fine_tune_after_block: int = option(
         -1,
-        "finetune trains only what follows this group: -1 everything, 0 after the stem, 4 the "
+        "finetune trains only what follows this group of a ResNet or block of a vision "
+        "transformer: -1 everything, 0 after the stem or the patches' embedding, 4 or 12 the "
         "classifier.",
         low=-1,
-        high=4,
+        high=12,
     )
     zero_init_logits_layer: bool = option(
         True, "Start linear_eval's and finetune's classifier at zero."

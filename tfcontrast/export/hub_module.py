@@ -21,11 +21,12 @@ def save_hub_module(
 ) -> None:
     """Writes a SavedModel that can be called, fine-tuned and served without this package.
 
-    The loaded object maps float32 images [B, H, W, 3] in [0, 1] of any size to float32 features [B,
-    D]: ``obj(images, training=False)``; ``training=True`` uses the batch's statistics and moves the
-    moving ones. It has ``variables``, ``trainable_variables`` (the backbone's, all reached by the
-    features' gradients) and ``regularization_losses`` (none: weight decay is the optimizer's). Its
-    signatures take ``images``:
+    The loaded object maps float32 images [B, H, W, 3] in [0, 1] of any size (for a vision
+    transformer: of sides that are multiples of its patch's) to float32 features [B, D]:
+    ``obj(images, training=False)``; ``training=True`` uses the batch's statistics and moves the
+    moving ones, and drops no branches. It has ``variables``, ``trainable_variables`` (the
+    backbone's, all reached by the features' gradients) and ``regularization_losses`` (none: weight
+    decay is the optimizer's). Its signatures take ``images``:
 
     * ``serving_default``: ``features``, and ``projections`` if there is a projector;
     * ``features``: ``features``;
@@ -87,8 +88,9 @@ def _plain_copy(model: keras.Model) -> keras.Model:
     if not model.built or shape is None:
         raise ValueError(f"Build the model before exporting it. Received: {model.name} (not built)")
     config = {**model.get_config(), "dtype": "float32"}
-    if "global_bn" in config:
-        config["global_bn"] = False
+    for name, plain in (("global_bn", False), ("batch_norm_splits", 1)):
+        if name in config:
+            config[name] = plain
     copy = type(model).from_config(config)
     copy.build((None,) * (len(shape) - 1) + (shape[-1],))
     copy.set_weights(model.get_weights())

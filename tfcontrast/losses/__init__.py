@@ -1,11 +1,11 @@
 """Losses: pure functions of embeddings, one family per file, in float32 (float64 stays)."""
 
-from tfcontrast.losses.barlow_twins import barlow_twins
+from tfcontrast.losses.barlow_twins import barlow_twins, barlow_twins_terms
 from tfcontrast.losses.cluster import cluster_cross_entropy
 from tfcontrast.losses.cosine import cosine_regression
 from tfcontrast.losses.cross_entropy import cross_entropy
 from tfcontrast.losses.dense import dense_rows, match_locations
-from tfcontrast.losses.diagnostics import contrastive_metrics, feature_std
+from tfcontrast.losses.diagnostics import contrastive_metrics, effective_channels, feature_std
 from tfcontrast.losses.dino import (
     dino_loss,
     dino_metrics,
@@ -36,6 +36,7 @@ from tfcontrast.losses.vicreg import vicreg, vicreg_terms
 
 __all__ = [
     "barlow_twins",
+    "barlow_twins_terms",
     "cluster_cross_entropy",
     "contrastive_accuracy",
     "contrastive_metrics",
@@ -44,6 +45,7 @@ __all__ = [
     "dense_rows",
     "dino_loss",
     "dino_metrics",
+    "effective_channels",
     "estimate_log_normalizer",
     "feature_std",
     "full_softmax",

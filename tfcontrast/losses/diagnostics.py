@@ -3,10 +3,13 @@
 import tensorflow as tf
 
 from tfcontrast import distribute
-from tfcontrast.losses.arguments import check_positive, float_tensor
+from tfcontrast.losses.arguments import check_block, check_positive, float_tensor
 from tfcontrast.losses.masked import masked_log_sum_exp
 from tfcontrast.losses.unit_rows import unit_rows
 from tfcontrast.losses.view_pairs import view_pairs
+
+_EPSILON = 1e-5  # added to a channel's variance, as batch norm does
+_NOTHING = 1e-6  # far below any R of one live channel
 
 
 def contrastive_metrics(
@@ -107,3 +110,46 @@ def feature_std(features: tf.Tensor) -> tf.Tensor:
     mean = distribute.all_sum(tf.reduce_mean(rows, axis=0)) / replicas
     variance = distribute.all_sum(tf.reduce_mean(tf.square(rows - mean), axis=0)) / replicas
     return tf.reduce_mean(tf.sqrt(variance))
+
+
+def effective_channels(embeddings: tf.Tensor, *, candidates: tf.Tensor | None = None) -> tf.Tensor:
+    """How many channels say something of their own: D if none repeats another, 1 if all do.
+
+        R = n^T n / B,   n = (z - mean) / sqrt(var + 1e-5)      per channel, over the batch
+        (sum_i R_ii)^2 / sum_ij R_ij^2
+
+    It is the participation ratio of the eigenvalues of the channels' correlation matrix, and sees
+    what ``feature_std`` does not: embeddings that vary along few directions. B random rows of
+    independent channels give about D B / (D + B), never more than B - 1.
+
+    Args:
+        embeddings: [b, D], not normalised; float64 is computed in float64, everything else in
+            float32.
+        candidates: on several replicas, all embeddings of the global batch [B, D]; None on one.
+
+    Returns:
+        Scalar from 1 to D, without gradient, the same on every replica; 0 for a constant output.
+
+    Raises:
+        ValueError: not floating-point matrices that fit together.
+
+    Example:
+        >>> z = tf.constant([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+        >>> round(float(effective_channels(z)), 3)
+        2.0
+        >>> round(float(effective_channels(tf.stack([z[:, 0]] * 3, axis=1))), 3)
+        1.0
+    """
+    mine = tf.stop_gradient(float_tensor(embeddings, "embeddings", rank=2))
+    everyone = mine
+    if candidates is not None:
+        everyone = tf.stop_gradient(float_tensor(candidates, "candidates", rank=2))
+    check_block(mine, everyone, 0)
+    mean = tf.reduce_mean(everyone, axis=0)
+    variance = tf.reduce_mean(tf.square(everyone - mean), axis=0)
+    factor = tf.math.rsqrt(variance + _EPSILON)
+    count = tf.cast(tf.shape(everyone)[0], mine.dtype)
+    # The squares of n n^T [B, B] add up to those of n^T n, and replicas share its rows.
+    products = tf.matmul((mine - mean) * factor, (everyone - mean) * factor, transpose_b=True)
+    squares = distribute.all_sum(tf.reduce_sum(tf.square(products / count)))
+    return tf.square(tf.reduce_sum(variance * tf.square(factor))) / (squares + _NOTHING)

@@ -19,6 +19,7 @@ from tfcontrast.config import MethodConfig
 from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.probe import train_probe
 from tfcontrast.methods.shared_mean import SharedMean
+from tfcontrast.methods.train_function import make_train_function
 from tfcontrast.optim import Adam, Group, SkippingOptimizer, SummedOptimizer, variable_roles
 
 RunOver: TypeAlias = Callable[[Callable[[tf.Tensor], tf.Tensor]], np.ndarray[Any, Any]]
@@ -46,6 +47,9 @@ class Method(keras.Model, abc.ABC):
     """Names of the scalars that ``compute_losses`` returns; ``"loss"`` is the first."""
 
     num_views: ClassVar[int] = 2
+
+    least_batch: ClassVar[int] = 2
+    """Images that a step needs over all replicas: negatives of each other, statistics of many."""
 
     needs_labels: ClassVar[bool] = False
 
@@ -132,8 +136,8 @@ class Method(keras.Model, abc.ABC):
     def after_update(self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]) -> None:
         """Moves EMA copies, queues and centers after the update; most methods have none.
 
-        ``outputs`` are those of ``compute_losses`` and ``"taken"``, whether the optimizer took the
-        step: a copy must not follow weights that stood still.
+        ``outputs`` are those of ``compute_losses``, what it returned, and ``"taken"``, whether the
+        optimizer took the step: a copy must not follow weights that stood still.
 
         What is taken from the batch (keys into a queue, means into a center) must not be taken when
         it is not finite: the step was skipped, and the state would carry NaN into the next ones.
@@ -207,7 +211,7 @@ class Method(keras.Model, abc.ABC):
 
     def embed(self, images: tf.Tensor) -> tf.Tensor:
         """The features that evaluators use: [B, H, W, 3] in [0, 1] to float32 [B, D]."""
-        return tf.cast(self.backbone(images, training=False), tf.float32)
+        return tf.cast(getattr(self, self.encoder_name)(images, training=False), tf.float32)
 
     @property
     def encoder_variables(self) -> list[keras.Variable]:
@@ -246,16 +250,10 @@ class Method(keras.Model, abc.ABC):
         variables = self.encoder_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         if self.probe is not None:
-            losses = {
-                **losses,
-                **train_probe(
-                    self.probe,
-                    self.probe_optimizer,
-                    tf.stop_gradient(outputs["features"]),
-                    batch["label"],
-                ),
-            }
-        self.after_update({**outputs, "taken": self._taken()}, batch)
+            features = tf.stop_gradient(outputs["features"])
+            own = train_probe(self.probe, self.probe_optimizer, features, batch["label"])
+            losses = {**losses, **own}
+        self.after_update({**losses, **outputs, "taken": self._taken()}, batch)
         return self._track(losses)
 
     def _taken(self) -> tf.Tensor:
@@ -277,31 +275,11 @@ class Method(keras.Model, abc.ABC):
     def make_train_function(self, force: bool = False) -> None:
         """Builds the function that ``fit`` calls.
 
-        Keras's own reduces the step's results in a way that several workers do not allow; the
-        metrics hold them already.
-
         Raises:
             ValueError: ``prepare`` was not called after ``compile``.
         """
-        if getattr(self, "train_function", None) is not None and not force:
-            return
-        if not self.optimizer.built:
-            raise ValueError(
-                "call prepare(image_size) after compile, in the strategy's scope. Received: "
-                f"{self.name} without variables"
-            )
-        strategy = self.distribute_strategy
-        step = self.train_step
-        if self.jit_compile and strategy.num_replicas_in_sync == 1:
-            step = tf.function(step, jit_compile=True, reduce_retracing=True)
-
-        def train_function(iterator: Any) -> dict[str, tf.Tensor]:
-            for _ in range(self.steps_per_execution):
-                strategy.run(step, args=(next(iterator),))
-            return {metric.name: metric.result() for metric in self.metrics}
-
-        eager = self.run_eagerly
-        self.train_function: Any = train_function if eager else tf.function(train_function)
+        if getattr(self, "train_function", None) is None or force:
+            self.train_function: Any = make_train_function(self)
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
         """Nothing, since ``prepare`` builds everything; Keras's own fails under several workers."""

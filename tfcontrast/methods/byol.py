@@ -114,7 +114,8 @@ class BYOL(Method):
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Two views [B, H, W, 3] to features [2B, D], embeddings and predictions [2B, d]."""
-        features = forward_views(self.backbone, views, training)
+        seed = self.plan.step_seed(self.current_step()) if training else None
+        features = forward_views(self.backbone, views, training, seed=seed)
         embeddings = self.projector(features, training=training)
         predictions = self.predictor(embeddings, training=training)
         return {"features": features, "embeddings": embeddings, "predictions": predictions}

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tfcontrast import models
 from tfcontrast.config import MethodConfig, option
+from tfcontrast.methods import shared_options
 from tfcontrast.methods.plan import Plan
 
 
@@ -23,14 +24,8 @@ from tfcontrast.methods.plan import Plan
 class MomentumConfig(MethodConfig):
     """Options of the methods with a slow copy of their networks."""
 
-    ema_decay: float = option(
-        0.996, "What the slow copy keeps of its weights at each step.", low=0, high=1
-    )
-    ema_schedule: str = option(
-        "cosine",
-        "ema_decay for the whole run (constant), or from it to 1 (cosine).",
-        choices=("constant", "cosine"),
-    )
+    ema_decay: float = shared_options.ema_decay(0.996)
+    ema_schedule: str = shared_options.ema_schedule("cosine")
     ema_statistics: str = option(
         "own",
         "The slow copy's moving batch-norm statistics: of its own batches, averaged like the "
@@ -39,7 +34,7 @@ class MomentumConfig(MethodConfig):
     )
 
 
-def clone(network: keras.Model, name: str) -> Any:
+def clone(network: keras.Layer, name: str) -> Any:
     """A network of the same architecture under another name; ``SlowCopies`` gives it weights."""
     copy = type(network).from_config({**network.get_config()})
     copy.name = name
@@ -61,7 +56,7 @@ class SlowCopies:
 
     def __init__(
         self,
-        pairs: Sequence[tuple[keras.Model, keras.Model]],
+        pairs: Sequence[tuple[keras.Layer, keras.Layer]],
         config: MomentumConfig,
         plan: Plan,
         *,
@@ -73,7 +68,7 @@ class SlowCopies:
         self._total_steps, self._offset = plan.total_steps, offset
 
     @property
-    def layers(self) -> tuple[keras.Model, ...]:
+    def layers(self) -> tuple[keras.Layer, ...]:
         """The copies."""
         return tuple(copy for _, copy in self._pairs)
 

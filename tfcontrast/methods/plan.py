@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import tensorflow as tf
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -37,3 +39,11 @@ class Plan:
                 raise ValueError(
                     f"{why} needs plan=Plan({name}=...), a positive number. Received: {value}"
                 )
+
+    def step_seed(self, step: tf.Tensor) -> tf.Tensor:
+        """The seed of what a network draws within a step, int32 [2].
+
+        Args:
+            step: int64 scalar, steps before this one.
+        """
+        return tf.cast(tf.stack([tf.constant(self.seed, tf.int64), step]), tf.int32)

@@ -1,4 +1,4 @@
-"""What methods with a projector share: its options, its construction, the pass of all views."""
+"""What methods with a projector share: its options, its construction, the pass of the views."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -36,7 +36,12 @@ def make_projector(config: ProjectionConfig, *, global_bn: bool = True) -> Proje
 
 
 def encode_views(
-    backbone: keras.Model, projector: Projector, views: Sequence[tf.Tensor], training: bool
+    backbone: keras.Model,
+    projector: Projector,
+    views: Sequence[tf.Tensor],
+    training: bool,
+    *,
+    seed: tf.Tensor | None = None,
 ) -> dict[str, tf.Tensor]:
     """Passes all views through backbone and projector as one batch, which batch norm sees whole.
 
@@ -45,9 +50,40 @@ def encode_views(
         projector: features to embeddings.
         views: V tensors [B, H, W, 3] of one size.
         training: whether batch norm uses the batch's statistics.
+        seed: of the branches that the backbone drops, ``Plan.step_seed``.
 
     Returns:
         ``"features"`` [V * B, D] and ``"embeddings"`` [V * B, d], grouped by view.
     """
-    features = forward_views(backbone, views, training)
+    features = forward_views(backbone, views, training, seed=seed)
     return {"features": features, "embeddings": projector(features, training=training)}
+
+
+def encode_each_view(
+    backbone: keras.Model,
+    projector: keras.Model,
+    views: Sequence[tf.Tensor],
+    training: bool,
+    *,
+    seed: tf.Tensor | None = None,
+) -> dict[str, tf.Tensor]:
+    """Passes every view through backbone and projector by itself, one after the other.
+
+    Batch norm takes its statistics of one view at a time, and moves them once for each view.
+
+    Args:
+        backbone: images to features.
+        projector: features to embeddings.
+        views: V tensors [B, H, W, 3].
+        training: whether batch norm uses the batch's statistics.
+        seed: of the branches that the backbone drops, ``Plan.step_seed``; each view has its own.
+
+    Returns:
+        As ``encode_views``.
+    """
+    features = []
+    for number, view in enumerate(views):
+        own = None if seed is None else seed + tf.constant([number, 0], seed.dtype)
+        features.append(forward_views(backbone, [view], training, seed=own))
+    embeddings = [projector(rows, training=training) for rows in features]
+    return {"features": tf.concat(features, 0), "embeddings": tf.concat(embeddings, 0)}

@@ -51,6 +51,30 @@ def num_prototypes(default: int) -> Any:
     return option(default, "Prototypes, or clusters, of each head.", low=2)
 
 
+def loss_scale(default: float) -> Any:
+    """``loss_scale``."""
+    return option(
+        default,
+        "Multiplies the loss; 2: SimCLR's released code, which sums both directions; 0.1: "
+        "solo-learn's Barlow Twins.",
+        low=0,
+    )
+
+
+def ema_decay(default: float) -> Any:
+    """``ema_decay``."""
+    return option(default, "What the slow copy keeps of its weights at each step.", low=0, high=1)
+
+
+def ema_schedule(default: str) -> Any:
+    """``ema_schedule``."""
+    return option(
+        default,
+        "ema_decay for the whole run (constant), or from it to 1 (cosine).",
+        choices=("constant", "cosine"),
+    )
+
+
 def num_local_views(default: int) -> Any:
     """``num_local_views``."""
     return option(

@@ -43,9 +43,7 @@ class SimCLRConfig(ProjectionConfig):
         "none", "nt_logistic, margin_triplet: which negatives.", choices=("none", "semi_hard")
     )
     margin: float = option(0.5, "margin_triplet, and semi-hard mining: the margin.", low=0)
-    loss_scale: float = option(
-        1.0, "Multiplies the loss; 2: the released code's sum of both directions.", low=0
-    )
+    loss_scale: float = shared_options.loss_scale(1.0)
 
     # The paper's ImageNet recipe: LARS 0.3 x B/256, weight decay 1e-6, batch 4096, 10 epochs of
     # warm-up, cosine.
@@ -88,7 +86,8 @@ class SimCLR(Method):
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Two views [B, H, W, 3] to features [2B, D] and embeddings [2B, d]."""
-        return encode_views(self.backbone, self.projector, views, training)
+        seed = self.plan.step_seed(self.current_step()) if training else None
+        return encode_views(self.backbone, self.projector, views, training, seed=seed)
 
     def stuck_loss(self, batch_size: int) -> float | None:
         """NT-Xent's value when every embedding is as near as any other: log(2B - 1)."""

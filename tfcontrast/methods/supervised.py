@@ -17,9 +17,9 @@ from tfcontrast import losses
 from tfcontrast.config import MethodConfig, option
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.plan import Plan
-from tfcontrast.models import Perceptron, Projector, ResNet
+from tfcontrast.models import Perceptron, Projector, ResNet, VisionTransformer, forward_views
 
-FROZEN_ENCODER = 4
+FROZEN_ENCODER = -2
 
 # SimCLR's protocols, which others took over: Nesterov momentum, 0.1 x B/256 on the frozen encoder,
 # 0.05 x B/256 on the whole network; batch 4096, no warm-up, no decay.
@@ -74,13 +74,14 @@ class Supervised(Method):
         backbone: the encoder.
         config: its options.
         num_classes: classes of the classifier.
-        plan: the numbers of the run; unused.
+        plan: the numbers of the run.
         global_bn: unused: this method adds no batch norm of its own.
         projector: the pretrained projector whose first layers stay under the classifier.
         projector_layers: how many of them: 0 none, -1 all.
-        frozen_groups: what stays as it is, in inference mode: -1 nothing, 0 the stem, k the stem
-            and the first k groups; ``FROZEN_ENCODER`` (4) freezes the backbone and the projector:
-            linear evaluation.
+        frozen_groups: what stays as it is, in inference mode: -1 nothing, 0 the stem (of a vision
+            transformer the patches' embedding), k the stem and the first k groups (blocks);
+            ``FROZEN_ENCODER``, or all there are, freezes the backbone and the projector: linear
+            evaluation.
         zero_init: start the classifier at zero instead of N(0, 0.01).
 
     Raises:
@@ -90,11 +91,12 @@ class Supervised(Method):
     Config = SupervisedConfig
     needs_labels = True
     num_views = 1
+    least_batch = 1  # an image is compared with its label
     metric_names = ("loss", "train_top1", "prediction_entropy", "feature_std")
 
     def __init__(
         self,
-        backbone: ResNet,
+        backbone: ResNet | VisionTransformer,
         config: SupervisedConfig | None = None,
         *,
         num_classes: int,
@@ -109,12 +111,14 @@ class Supervised(Method):
         self.config = config or SupervisedConfig()
         self.projector = projector if projector_layers else None
         self.projector_layers = projector_layers
-        self.frozen_groups = frozen_groups
+        every = backbone.num_groups
+        self.frozen_groups = every if frozen_groups == FROZEN_ENCODER else frozen_groups
+        self._frozen_whole = self.frozen_groups == every
         weights = "zeros" if zero_init else keras.initializers.RandomNormal(stddev=0.01)
         self.classifier = keras.layers.Dense(
             num_classes, kernel_initializer=weights, dtype="float32", name="classifier"
         )
-        backbone.freeze(frozen_groups)
+        backbone.freeze(self.frozen_groups)
         if self.projector is not None:
             self.projector.build((None, backbone.feature_dim))
             self._settle_projector(self.projector)
@@ -127,7 +131,7 @@ class Supervised(Method):
                 f"projector_layers must be between -1 and {last}. Received: {self.projector_layers}"
             )
         kept = last if self.projector_layers == -1 else self.projector_layers
-        if self.frozen_groups == FROZEN_ENCODER:
+        if self._frozen_whole:
             kept = 0
         for layer in (*projector.dense_layers[kept:], *projector.norms[kept:]):
             if layer is not None:
@@ -135,8 +139,9 @@ class Supervised(Method):
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """One view through backbone, kept projector layers and classifier."""
-        learns = training and self.frozen_groups < FROZEN_ENCODER
-        features = self.backbone(views[0], training=learns)  # [B, D]
+        learns = training and not self._frozen_whole
+        seed = self.plan.step_seed(self.current_step()) if learns else None
+        features = forward_views(self.backbone, views, learns, seed=seed)  # [B, D]
         if self.projector is not None:
             features = self.projector.outputs(features, training=learns)[self.projector_layers]
         return {"features": features, "logits": self.classifier(features)}

@@ -32,6 +32,11 @@ class BatchNorm(keras.layers.Layer):
         synchronized: take mean and variance over all replicas' rows. Otherwise each replica
             normalises by its own, and the moving statistics are the replicas' average, so that they
             stay the same on every replica.
+        splits: in training, normalise this many groups of the global batch, each of rows that
+            follow each other, by their own statistics, as that many devices would ("Ghost" batch
+            norm, Hoffer et al., 2017; MoCo's SplitBatchNorm). The moving statistics are the groups'
+            average. It must divide the batch and be a multiple of the replicas. From 2 on
+            ``synchronized`` is of no effect.
         **kwargs: ``name`` and ``dtype``.
     """
 
@@ -44,6 +49,7 @@ class BatchNorm(keras.layers.Layer):
         scale: bool = True,
         gamma_initializer: Any = "ones",
         synchronized: bool = True,
+        splits: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -51,12 +57,15 @@ class BatchNorm(keras.layers.Layer):
             raise ValueError(f"momentum must be in [0, 1]. Received: {momentum}")
         if epsilon <= 0:
             raise ValueError(f"epsilon must be positive. Received: {epsilon}")
+        if splits < 1:
+            raise ValueError(f"splits must be positive. Received: {splits}")
         self.momentum = momentum
         self.epsilon = epsilon
         self.center = center
         self.scale = scale
         self.gamma_initializer = keras.initializers.get(gamma_initializer)
         self.synchronized = synchronized
+        self.splits = splits
 
     def build(self, input_shape: tuple[Any, ...]) -> None:
         """Makes the variables, in PyTorch's order: gamma, beta, moving mean, moving variance."""
@@ -108,10 +117,11 @@ class BatchNorm(keras.layers.Layer):
             y = _apply(x, gamma, beta, moving_mean, moving_variance, self.epsilon)
         else:
             replicas = num_replicas()
-            if replicas > 1 and self.synchronized:
+            if replicas > 1 and self.synchronized and self.splits == 1:
                 y, mean, variance = _normalize_together(x, gamma, beta, moving_mean, self.epsilon)
             else:
-                y, mean, variance = _normalize_alone(x, gamma, beta, self.epsilon)
+                groups = _local_groups(x, self.splits, replicas)
+                y, mean, variance = _normalize_groups(x, gamma, beta, self.epsilon, groups)
                 if replicas > 1:
                     statistics = tf.stop_gradient(tf.stack([mean, variance]))
                     mean, variance = tf.unstack(all_sum(statistics) / replicas)
@@ -148,6 +158,7 @@ class BatchNorm(keras.layers.Layer):
             "scale": self.scale,
             "gamma_initializer": keras.initializers.serialize(self.gamma_initializer),
             "synchronized": self.synchronized,
+            "splits": self.splits,
         }
 
 
@@ -191,10 +202,34 @@ def _normalize_together(
     return normalize(x, gamma, beta)
 
 
+def _local_groups(x: tf.Tensor, splits: int, replicas: int) -> int:
+    """How many of the global batch's groups are this replica's rows."""
+    if splits == 1:
+        return 1
+    groups, rows = splits // replicas, x.shape[0]
+    if splits % replicas or (rows is not None and rows % groups):
+        raise ValueError(
+            "splits must be a multiple of the replicas and divide the batch. Received: "
+            f"splits={splits} with {replicas} replicas of {rows} rows"
+        )
+    return groups
+
+
+def _normalize_groups(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, groups: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Normalises groups of rows by themselves: all rows, and the averages of their statistics."""
+    if groups == 1:
+        return _normalize_alone(x, gamma, beta, epsilon)
+    parts = [_normalize_alone(part, gamma, beta, epsilon) for part in tf.split(x, groups)]
+    rows, means, variances = zip(*parts, strict=True)
+    return tf.concat(rows, 0), tf.add_n(means) / groups, tf.add_n(variances) / groups
+
+
 def _normalize_alone(
     x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Normalises by this replica's rows: the normalised x, the mean, the unbiased variance."""
+    """Normalises by these rows alone: the normalised x, the mean, the unbiased variance."""
     if x.dtype == tf.float64:  # has no fused kernel
         mean, variance = tf.nn.moments(x, [0, 1, 2])
         rows = tf.cast(tf.size(x) // x.shape[-1], x.dtype)

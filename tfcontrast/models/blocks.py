@@ -17,6 +17,7 @@ class BlockOptions:
 
     batch_norm_decay: float = 0.9
     global_bn: bool = True
+    batch_norm_splits: int = 1
     sk_ratio: float = 0.0
     se_ratio: float = 0.0
     zero_init_last_gamma: bool = False
@@ -29,6 +30,7 @@ class BlockOptions:
             epsilon=1e-5,
             gamma_initializer="zeros" if last and self.zero_init_last_gamma else "ones",
             synchronized=self.global_bn,
+            splits=self.batch_norm_splits,
             name=name,
             dtype=self.dtype,
         )

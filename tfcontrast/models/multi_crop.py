@@ -16,7 +16,8 @@ def forward_views(
     """Passes views through a network, those of one size that follow each other as one batch.
 
     Batch norm therefore takes its statistics of all views of one size together, and moves them once
-    for each size.
+    for each size. A network with ``batch_norm_splits`` above 1 gets every view alone: its groups
+    must be the same whatever the number of replicas.
 
     Args:
         network: images [N, H, W, 3] to rows [N, D], with ``training``; also with ``seed`` and
@@ -29,8 +30,10 @@ def forward_views(
         [V * B, D], grouped by view.
     """
     rows = []
-    for _, group in itertools.groupby(views, key=lambda view: tuple(view.shape[1:])):
-        same = list(group)
+    alone = getattr(network, "batch_norm_splits", 1) > 1
+    kinds = [(tuple(view.shape[1:]), i if alone else 0) for i, view in enumerate(views)]
+    for _, group in itertools.groupby(zip(kinds, views, strict=True), key=lambda pair: pair[0]):
+        same = [view for _, view in group]
         images = same[0] if len(same) == 1 else tf.concat(same, 0)
         if getattr(network, "needs_seed", False):
             rows.append(network(images, training=training, seed=seed, views=len(same)))

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfcontrast.models.blocks import BasicBlock, BlockOptions, Bottleneck, Group
 from tfcontrast.models.convolution import Conv, build_chain
+from tfcontrast.models.freezing import settle_frozen
 from tfcontrast.models.sobel import sobel_gradients
 
 DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -106,6 +107,8 @@ class ResNet(keras.Model):
         zero_init_last_gamma: start each residual branch at zero (Goyal et al., 2017).
         batch_norm_decay: what the moving statistics keep of their old value at each step.
         global_bn: take batch norm's statistics over all replicas.
+        batch_norm_splits: groups of the global batch that batch norm normalises by themselves
+            instead, as that many devices would; ``forward_views`` then passes each view alone.
         input_mean: subtracted from the images' channels; None for 0.
         input_std: divides the images' channels; None for 1.
         sobel: let the first layer see the image's gradients in place of its colours (DeepCluster).
@@ -130,6 +133,7 @@ class ResNet(keras.Model):
         zero_init_last_gamma: bool = False,
         batch_norm_decay: float = 0.9,
         global_bn: bool = True,
+        batch_norm_splits: int = 1,
         input_mean: Sequence[float] | None = None,
         input_std: Sequence[float] | None = None,
         sobel: bool = False,
@@ -158,6 +162,7 @@ class ResNet(keras.Model):
             "zero_init_last_gamma": zero_init_last_gamma,
             "batch_norm_decay": batch_norm_decay,
             "global_bn": global_bn,
+            "batch_norm_splits": batch_norm_splits,
             "input_mean": None if input_mean is None else list(input_mean),
             "input_std": None if input_std is None else list(input_std),
             "sobel": sobel,
@@ -165,6 +170,7 @@ class ResNet(keras.Model):
         options = BlockOptions(
             batch_norm_decay=batch_norm_decay,
             global_bn=global_bn,
+            batch_norm_splits=batch_norm_splits,
             sk_ratio=sk_ratio,
             se_ratio=se_ratio,
             zero_init_last_gamma=zero_init_last_gamma,
@@ -173,7 +179,9 @@ class ResNet(keras.Model):
         width = max(1, round(64 * width_multiplier))
         self.stem = Stem(resolve_stem(stem, image_size), width, options=options)
         self.groups = self._make_groups(width, options)
+        self.num_groups = len(self.groups)
         self.feature_dim = self.groups[-1].filters
+        self.batch_norm_splits = batch_norm_splits
 
     def _make_groups(self, width: int, options: BlockOptions) -> list[Group]:
         block, counts = DEPTHS[self._config["depth"]]
@@ -212,6 +220,7 @@ class ResNet(keras.Model):
             if values is not None and len(values) != channels:
                 raise ValueError(f"{name} needs {channels} values. Received: {values}")
         build_chain(2 if self._config["sobel"] else channels, self._stages())
+        settle_frozen(self._stages())
 
     def freeze(self, last_group: int) -> None:
         """Makes the stem and the groups up to this one untrainable, their batch norm with them.

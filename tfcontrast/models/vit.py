@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfcontrast.distribute import replica_id
+from tfcontrast.models.freezing import settle_frozen
 from tfcontrast.models.vit_block import INITIALIZATIONS, TransformerBlock, exact_dtype, layer_norm
 from tfcontrast.models.vit_drop_path import drop_path_factors
 from tfcontrast.models.vit_embedding import POSITIONS, PatchEmbedding, grid_sides
@@ -113,6 +114,12 @@ class VisionTransformer(keras.Model):
             for i in range(self.depth)
         ]
         self.norm = layer_norm("norm", exact_dtype(self))
+        self.num_groups = self.depth
+
+    @property
+    def needs_seed(self) -> bool:
+        """Whether it drops branches at random in training, and so takes ``seed`` and ``views``."""
+        return bool(self._config["drop_path_rate"])
 
     def _make_embedding(self) -> PatchEmbedding:
         config = self._config
@@ -138,6 +145,7 @@ class VisionTransformer(keras.Model):
         self.embedding.build((None, None, None, channels))
         for layer in (*self.blocks, self.norm):
             layer.build((None, None, self.feature_dim))
+        settle_frozen([self.embedding, *self.blocks, self.norm])
 
     def freeze(self, last_group: int) -> None:
         """Makes the embedding and the blocks up to this one untrainable.

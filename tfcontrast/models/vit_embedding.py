@@ -115,9 +115,15 @@ class PatchEmbedding(keras.layers.Layer):
         Raises:
             UserError: a side is not a multiple of the patch size.
         """
-        for side in images.shape[1:3]:
-            if side is not None:
-                grid_sides(side, self.patch_size)
+        for axis in (1, 2):
+            if images.shape[axis] is not None:
+                grid_sides(images.shape[axis], self.patch_size)
+            else:  # in an exported module: the convolution would cut a remainder off
+                tf.debugging.assert_equal(
+                    tf.shape(images)[axis] % self.patch_size,
+                    0,
+                    f"images must have sides that are multiples of {self.patch_size}",
+                )
         x = self.projection(images)
         if self.frozen:
             x = tf.stop_gradient(x)

@@ -12,22 +12,11 @@ from tfcontrast.config import Config
 from tfcontrast.errors import UserError
 from tfcontrast.methods import METHODS, Method, Plan, Supervised
 from tfcontrast.methods.multi_crop import MultiCropConfig
-from tfcontrast.models import ResNet
-from tfcontrast.models.resnet import resolve_stem
+from tfcontrast.train.encoder import build_backbone, check_view_sizes, resolved_encoder
 from tfcontrast.train.optimizers import make_run_optimizer
 
 # Images of one size up to this are trained at it, others at 224 pixels.
 _LARGEST_NATURAL_SIZE = 96
-
-# Mean and deviation by --input_normalization; CIFAR's are those of its training images, "half" maps
-# [0, 1] to [-1, 1].
-_NORMALIZATIONS: dict[str, tuple[tuple[float, ...] | None, tuple[float, ...] | None]] = {
-    "none": (None, None),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,13 +118,17 @@ def _natural_size(source: data_lib.Source) -> int:
 
 
 def make_recipes(config: Config, image_size: int) -> tuple[ViewRecipe, ...]:
-    """The views' recipes for the run's method."""
+    """The views' recipes for the run's method.
+
+    Raises:
+        UserError: the recipe has no use for an option, or the encoder none for a view's size.
+    """
     options = config.augment
     classifies = config.run.train_mode != "pretrain"
     area = None
     if options.crop_area_min is not None or options.crop_area_max is not None:
         area = (options.crop_area_min or 0.08, options.crop_area_max or 1.0)
-    return view_recipes(
+    recipes = view_recipes(
         options.augmentation,
         image_size=image_size,
         num_views=1 if classifies else METHODS[config.run.method].num_views,
@@ -144,6 +137,8 @@ def make_recipes(config: Config, image_size: int) -> tuple[ViewRecipe, ...]:
         use_blur=options.use_blur,
         crop_area=area,
     )
+    check_view_sizes(config, {recipe.image_size for recipe in recipes} - {image_size})
+    return recipes
 
 
 def _local_views(config: Config) -> dict[str, Any]:
@@ -167,31 +162,6 @@ def _local_views(config: Config) -> dict[str, Any]:
         "local_image_size": method.local_image_size or None,
         "local_crop_area": None if low is None else (low, high),
     }
-
-
-def build_backbone(config: Config, image_size: int) -> ResNet:
-    """The encoder that the options describe."""
-    options = config.model
-    mean, deviation = _NORMALIZATIONS[options.input_normalization]
-    policy = "mixed_bfloat16" if options.precision == "bfloat16" else "float32"
-    return ResNet(
-        depth=options.resnet_depth,
-        width_multiplier=options.width_multiplier,
-        stem=options.stem,
-        image_size=image_size,
-        sk_ratio=options.sk_ratio,
-        se_ratio=options.se_ratio,
-        shortcut=options.shortcut,
-        output_stride=options.output_stride,
-        zero_init_last_gamma=options.zero_init_last_gamma,
-        batch_norm_decay=options.batch_norm_decay,
-        global_bn=options.global_bn,
-        input_mean=mean,
-        input_std=deviation,
-        sobel=options.sobel,
-        dtype=policy,
-        name="backbone",
-    )
 
 
 def build_method(config: Config, data: RunData) -> Method:
@@ -235,8 +205,8 @@ def compile_method(method: Method, config: Config, data: RunData) -> Method:
 
 def resolved_options(config: Config, data: RunData) -> dict[str, Any]:
     """The options with what depends on the data spelled out: a checkpoint needs no data."""
-    stem = resolve_stem(config.model.stem, data.image_size)
-    return {**config.to_dict(), "image_size": data.image_size, "stem": stem}
+    encoder = resolved_encoder(config, data.image_size)
+    return {**config.to_dict(), "image_size": data.image_size, **encoder}
 
 
 def total_steps(config: Config, steps_per_epoch: int) -> int:
@@ -245,14 +215,27 @@ def total_steps(config: Config, steps_per_epoch: int) -> int:
 
 
 def check_batch(config: Config, strategy: tf.distribute.Strategy) -> None:
-    """Refuses a global batch that the replicas cannot share evenly.
+    """Refuses a global batch that cannot be shared evenly, or that the method cannot train on.
 
     Raises:
-        UserError: it does not divide.
+        UserError: it does not divide, or has too few images.
     """
+    least = METHODS[config.run.method].least_batch if config.run.train_mode == "pretrain" else 1
+    if config.train.train_batch_size < least:
+        raise UserError(
+            f"--train_batch_size must be at least {least} with --method={config.run.method}, which "
+            f"compares images with each other. Received: {config.train.train_batch_size}"
+        )
     replicas = strategy.num_replicas_in_sync
     if config.train.train_batch_size % replicas:
         raise UserError(
             f"--train_batch_size={config.train.train_batch_size} must be a multiple of the "
             f"{replicas} replicas"
+        )
+    splits = config.model.batch_norm_splits
+    trains = config.run.mode.startswith("train") and config.run.train_mode != "linear_eval"
+    if trains and splits > 1 and (config.train.train_batch_size % splits or splits % replicas):
+        raise UserError(
+            f"--batch_norm_splits must divide --train_batch_size={config.train.train_batch_size} "
+            f"and be a multiple of the {replicas} replicas, or 1. Received: {splits}"
         )

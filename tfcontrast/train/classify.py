@@ -15,6 +15,7 @@ from tfcontrast.methods import METHODS, Supervised
 from tfcontrast.methods.supervised import FROZEN_ENCODER, SupervisedConfig
 from tfcontrast.train import build, checkpoints, state
 from tfcontrast.train.console import percent, say, table
+from tfcontrast.train.encoder import build_backbone
 from tfcontrast.train.loop import train
 
 
@@ -77,10 +78,17 @@ def build_classifier(config: Config, data: build.RunData) -> Supervised:
             raise UserError(
                 f"--ft_proj_selector={layers}: the projector has {projector.num_layers} layers"
             )
+    backbone = build_backbone(config, data.image_size)
+    if frozen > backbone.num_groups:
+        raise UserError(
+            f"--fine_tune_after_block must be at most {backbone.num_groups} with "
+            f"--backbone={config.model.backbone}. Received: {frozen}"
+        )
     method = Supervised(
-        build.build_backbone(config, data.image_size),
+        backbone,
         config.method if isinstance(config.method, SupervisedConfig) else None,
         num_classes=data.train.num_classes,
+        plan=build.make_plan(config, data),
         projector=projector,
         projector_layers=layers,
         frozen_groups=frozen,
@@ -152,7 +160,7 @@ def measure_classifier(
 def _logistic_regression(config: Config, data: build.RunData) -> list[dict[str, Any]]:
     """``--linear_protocol=lbfgs``: logistic regression on features of the clean images."""
     evaluation = data.labelled_evaluation()
-    backbone = build.build_backbone(config, data.image_size)
+    backbone = build_backbone(config, data.image_size)
     backbone(tf.zeros([2, data.image_size, data.image_size, 3]))
     found, _ = checkpoints.find_checkpoint(config.run.checkpoint)
     named = dict(state.named_variables(backbone, "backbone"))

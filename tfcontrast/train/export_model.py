@@ -9,8 +9,9 @@ from tfcontrast import export
 from tfcontrast.config import Config
 from tfcontrast.errors import UserError
 from tfcontrast.methods import METHODS
-from tfcontrast.train import build, checkpoints, state
+from tfcontrast.train import checkpoints, state
 from tfcontrast.train.console import say
+from tfcontrast.train.encoder import build_backbone
 
 
 def export_model(
@@ -34,7 +35,7 @@ def export_model(
     image_size = config.data.image_size
     cls = METHODS[config.run.method]
     arrays = state.as_backbone(checkpoints.read_arrays(checkpoint), cls.encoder_name)
-    backbone = build.build_backbone(config, image_size)
+    backbone = build_backbone(config, image_size)
     features = backbone(tf.zeros([2, image_size, image_size, 3]))
     named = dict(state.named_variables(backbone, "backbone"))
     projector = cls.make_projector(config.method, global_bn=config.model.global_bn)

@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
-# Of 1 / sqrt(D), the spread of features all over the sphere; a ResNet with random weights has a
-# third of it on photographs.
+# Of 1 / sqrt(D), the spread of features all over the sphere; with random weights a ResNet has a
+# third of it on photographs, a vision transformer a seventh (measured on CIFAR-10).
 _COLLAPSED = 0.05
 _STUCK = 0.01  # relative distance
 _IN_A_ROW = 3

@@ -13,6 +13,7 @@ from tfcontrast.config import Config
 from tfcontrast.models import BatchNorm
 from tfcontrast.train import build
 from tfcontrast.train.console import percent, say, table
+from tfcontrast.train.encoder import build_backbone
 
 # Raw pixels are compared at this size at most; the probe reads this many training images at most.
 _PIXEL_SIDE = 32
@@ -117,17 +118,20 @@ def _pixels(image_size: int) -> Embed:
 def _untrained(config: Config, data: build.RunData) -> Embed:
     """The same network at its random start, with batch-norm statistics of the training images."""
     keras.utils.set_random_seed(config.run.seed)
-    backbone = build.build_backbone(config, data.image_size)
+    backbone = build_backbone(config, data.image_size)
     backbone(tf.zeros([2, data.image_size, data.image_size, 3]))
     batch = min(config.evaluation.eval_batch_size, data.train.num_examples)
     images = data_lib.eval_dataset(data.train, image_size=data.image_size, batch_size=batch)
     count = min(20, data.train.num_examples // batch)
     norms = [layer for layer in backbone._flatten_layers() if isinstance(layer, BatchNorm)]
-    evaluate.reestimate_batch_norm(
-        tf.function(lambda batch: backbone(batch, training=True)),
-        norms,
-        [b["image"] for b in images.take(count)],
-    )
+    for norm in norms:
+        norm.splits = 1  # these batches need not divide, and whole ones say more
+    if norms:  # a vision transformer has none
+        evaluate.reestimate_batch_norm(
+            tf.function(lambda batch: backbone(batch, training=True)),
+            norms,
+            [b["image"] for b in images.take(count)],
+        )
     return lambda features: tf.cast(backbone(features, training=False), tf.float32)
 
 

@@ -16,6 +16,7 @@ from tfcontrast.config import (
     ModelConfig,
     RunConfig,
     StrategyConfig,
+    foreign_options,
 )
 from tfcontrast.errors import UserError
 from tfcontrast.methods import METHODS, Method
@@ -24,7 +25,9 @@ from tfcontrast.train.checkpoints import find_checkpoint
 _MEASURES = ("eval", "export")
 # What a run that starts from a checkpoint takes over from it, beside the method's own options; the
 # encoder's options cannot be overridden.
-_FREE_OF_WEIGHTS = frozenset(["precision", "global_bn"])
+_FREE_OF_WEIGHTS = frozenset(
+    ["precision", "global_bn", "batch_norm_splits", "drop_path_rate", "freeze_patch_embedding"]
+)
 _ENCODER = frozenset(field.name for field in dataclasses.fields(ModelConfig)) - _FREE_OF_WEIGHTS
 _INHERITED = (_ENCODER | _FREE_OF_WEIGHTS) | {
     "dataset",
@@ -65,6 +68,8 @@ def make_config(given: Mapping[str, Any]) -> Config:
     # A checkpoint says what these came to.
     if inherited and given.get("stem") == "auto":
         del given["stem"]
+    if inherited and given.get("position_image_size") == 0:
+        del given["position_image_size"]
     if inherited and measures and given.get("image_size") == 0:
         del given["image_size"]
     start = {"method": RunConfig.method, "train_mode": "pretrain", **inherited}
@@ -80,11 +85,17 @@ def make_config(given: Mapping[str, Any]) -> Config:
     kept = inherited.keys() - _OF_THIS_RUN if measures else _INHERITED | own
     taken = {name: value for name, value in inherited.items() if name in kept}
     dataset = given.get("dataset", inherited.get("dataset", "digits"))
+    defaults = {
+        **method_class.Config.DEFAULTS[train_mode],
+        **(_digits(method_class, train_mode) if dataset == "digits" else {}),
+    }
+    # Methods' and digits' defaults are a ResNet's; another network has no use for some.
+    backbone = {**defaults, **taken, **given}.get("backbone", ModelConfig.backbone)
+    foreign = foreign_options(backbone)
     config = _fill_config(
         method_class,
         {
-            **method_class.Config.DEFAULTS[train_mode],
-            **(_digits(method_class, train_mode) if dataset == "digits" else {}),
+            **{name: value for name, value in defaults.items() if name not in foreign},
             **taken,
             **given,
             "method": method,

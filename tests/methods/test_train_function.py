@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcontrast.methods.train_function import make_train_function
+
+
+def test_it_takes_the_steps_of_an_execution_and_returns_the_metrics(make_method, batches):
+    method = make_method("simclr", compile={"steps_per_execution": 3})
+    stream = iter(batches(2))
+    logs = make_train_function(method)(stream)
+    assert int(method.optimizer.iterations) == 3
+    assert logs.keys() == {metric.name for metric in method.metrics}
+    counts = {metric.name: float(metric.count) for metric in method.metrics}
+    assert set(counts.values()) == {3.0}
+    for metric in method.metrics:
+        np.testing.assert_allclose(logs[metric.name], metric.result(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("compiled", "replicas", "expected"),
+    [
+        ({"run_eagerly": True}, 1, "eager"),
+        ({}, 1, "graph"),
+        ({"jit_compile": True}, 1, "program"),
+        ({"jit_compile": True}, 2, "graph"),  # XLA takes no collective of a mirrored strategy
+    ],
+)
+def test_how_a_step_runs(make_method, batches, strategy_of, compiled, replicas, expected):
+    strategy = strategy_of(replicas)
+    method = make_method("simclr", classes=0, strategy=strategy, compile=compiled)
+    function = make_train_function(method)
+    if expected == "eager":
+        assert not hasattr(function, "get_concrete_function")
+        return
+    data = batches(2)
+    stream = iter(data if replicas == 1 else strategy.experimental_distribute_dataset(data))
+    graph = function.get_concrete_function(stream).graph
+    programs = [
+        op
+        for op in graph.get_operations()
+        if "Call" in op.type and "_XlaMustCompile" in op.node_def.attr
+        if op.get_attr("_XlaMustCompile")
+    ]
+    assert len(programs) == (expected == "program")
+
+
+def test_a_method_makes_it_once_and_again_when_forced(make_method):
+    method = make_method("simclr", classes=0)
+    method.make_train_function()
+    first = method.train_function
+    method.make_train_function()
+    assert method.train_function is first
+    method.make_train_function(force=True)
+    assert method.train_function is not first
+
+
+def test_without_variables_it_says_what_to_call():
+    class Unbuilt(tf.Module):
+        optimizer = type("Optimizer", (), {"built": False})
+
+    with pytest.raises(ValueError, match=r"call prepare\(image_size\).* Received: unbuilt with"):
+        make_train_function(Unbuilt("unbuilt"))
