@@ -16,6 +16,7 @@ _RESNET_ONLY = frozenset(
         "output_stride",
         "zero_init_last_gamma",
         "batch_norm_decay",
+        "batch_norm_splits",
         "sobel",
     ]
 )
