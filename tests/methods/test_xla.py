@@ -60,13 +60,18 @@ def after_one_step(method, fit):
 
 
 def largest_difference(expected, found):
-    """The largest difference in shares of a variable's largest entry (or 1e-3), and where it is."""
+    """The largest difference in shares of a variable's largest entry (or 1e-3), and where it is.
+
+    Of the probe it is in shares of 0.1 at least: Adam takes nearly whole steps of 1e-3 where a
+    gradient cancels, and with views that are normalised alone one of its entries does (4e-5 where
+    the others have 2e-2). Its gradients are among the slots.
+    """
     assert expected.keys() == found.keys()
-    shares = {
-        name: np.abs(expected[name] - found[name]).max(initial=0)
-        / np.abs(expected[name]).max(initial=1e-3)
-        for name in expected
-    }
+    shares = {}
+    for name, value in expected.items():
+        least = 0.1 if name.startswith("probe/") else 1e-3
+        difference = np.abs(value - found[name]).max(initial=0)
+        shares[name] = difference / np.abs(value).max(initial=least)
     worst = max(shares, key=shares.get)
     return shares[worst], worst
 
