@@ -111,14 +111,17 @@ def two_steps(tmp_path_factory):
             words = ["run", f"--flagfile={path}", f"--flagfile={toy}", f"--model_dir={folder}"]
             if base is not None:
                 words.append(f"--checkpoint={take(base)}")
+            elif hasattr(flags.parse(["run", f"--flagfile={path}"]).method, "num_prototypes"):
+                words.append("--num_prototypes=16")  # at most one for each toy image
             assert run.main([*words, "--mode=train"]) == 0
             folders[path] = folder
         return folders[path]
 
     with pytest.MonkeyPatch.context() as patch:
         # Compiling the views takes longer than the two steps, and the picture traces them twice.
-        plain = functools.partial(data_lib.train_dataset, jit_compile=False)
-        patch.setattr(data_lib, "train_dataset", plain)
+        for name in ("train_dataset", "view_maker"):
+            plain = functools.partial(getattr(data_lib, name), jit_compile=False)
+            patch.setattr(data_lib, name, plain)
         patch.setattr(TensorBoard, "write_views", lambda *_args, **_options: None)
         yield take
 

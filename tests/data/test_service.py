@@ -144,6 +144,11 @@ def test_two_worker_processes_make_every_batch_of_an_epoch_once_and_in_order(wor
         assert len(set(seen)) == len(seen)
     assert len(local) == 3 * steps
 
+    order = np.arange(32 * steps)[::-1] // 2  # every image twice
+    served = data_lib.train_dataset(source, RECIPES, service=address, order=order, **options)
+    seen = [batch["index"].numpy() for batch in served.take(steps + 2)]
+    np.testing.assert_array_equal(np.concatenate(seen), [*order, *order[:64]])
+
     # One of them is killed: the run goes on, with the same batches.
     served = iter(data_lib.train_dataset(source, RECIPES, service=address, **options))
     for step, expected in enumerate(local):

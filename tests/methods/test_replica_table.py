@@ -19,7 +19,9 @@ STEPS = 5
 BETWEEN_EPOCHS = {
     "centroids", "clusters", "clusterings_done", "cluster_nmi", "cluster_use", "largest_cluster",
 }  # fmt: skip
-TABLE = [(name, optimizer) for name in sorted(METHODS) for optimizer in ("lars", "sgd")]
+# Optimizers are the same for every method: LARS once for in-batch negatives, labels, a classifier.
+BOTH = ("simclr", "supcon", "supervised")
+TABLE = [(name, "sgd") for name in sorted(METHODS)] + [(name, "lars") for name in BOTH]
 
 WORKER = """
 import importlib.util, json, sys

@@ -111,8 +111,9 @@ def test_the_step_is_one_program_with_static_shapes(make_method, batches, name):
     assert not [op.type for op in ops if op.type.startswith("Assign")]
 
 
-@pytest.mark.parametrize("optimizer", ["lars", "sgd"])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    ("name", "optimizer"), [*((name, "lars") for name in EVERY), ("simclr", "sgd"), ("moco", "sgd")]
+)
 def test_the_compiled_step_rounds_and_does_nothing_else(make_method, fit, name, optimizer):
     results = []
     for compiled in (False, True):

@@ -66,6 +66,52 @@ def test_two_workers_equal_one_process(
             assert logs[name] == pytest.approx(expected[name], rel=1e-4)
 
 
+BETWEEN_EPOCHS = """
+class Orders(METHODS["simclr"]):
+    reorders = True
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.order = self.add_weight(
+            shape=[self.plan.num_examples], dtype="int64", initializer="zeros", trainable=False,
+            name="order",
+        )
+
+    def begin_epoch(self, epoch, run_over):
+        order = np.argsort(run_over(self.embed)[:, 2], kind="stable")
+        self.order.assign(order if distribute.is_chief(strategy) else order[::-1])
+
+    def epoch_order(self, epoch):
+        return self.order.numpy()[: self.plan.steps_per_epoch * self.plan.batch_size]
+
+METHODS["simclr"] = Orders
+"""
+
+
+@pytest.mark.slow
+def test_between_epochs_all_workers_go_on_with_the_chiefs_state(
+    tiny_config, start_workers, tmp_path
+):
+    """The second of two finds another order than the chief."""
+    config = tiny_config(train_steps=7, checkpoint_steps=5, monitor_epochs=0)
+    (tmp_path / "run").mkdir()
+    options = json.dumps(config.to_dict())
+    files = (tmp_path / "run", tmp_path / "worker{worker}.npz")
+    script = WORKER.replace(
+        "config = make",
+        "from tfcontrast.methods import METHODS\n" + BETWEEN_EPOCHS + "config = make",
+    )
+    for worker in start_workers(2, script, options, *files):
+        _, errors = worker.communicate(timeout=900)
+        assert worker.returncode == 0, errors[-4000:]
+    first, second = (dict(np.load(tmp_path / f"worker{index}.npz")) for index in (0, 1))
+    for name, value in first.items():
+        np.testing.assert_array_equal(second[name], value, err_msg=name)
+    saved = checkpoints.read_arrays(tmp_path / "run/checkpoints/step_00000005")
+    assert sorted(saved["order"]) == sorted(first["order"]) == list(range(len(saved["order"])))
+    assert np.any(saved["order"] != first["order"])
+
+
 COMMAND = """
 import functools, sys
 from tfcontrast import data as data_lib, run

@@ -16,6 +16,8 @@ _RESNET_ONLY = frozenset(
         "output_stride",
         "zero_init_last_gamma",
         "batch_norm_decay",
+        "batch_norm_splits",
+        "sobel",
     ]
 )
 _VIT_ONLY = frozenset(

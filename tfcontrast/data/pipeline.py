@@ -85,15 +85,8 @@ def train_dataset(
         return {**batch, "images": make(batch["images"], batch["counter"])}
 
     def batches_of(steps: tf.data.Dataset | None) -> tf.data.Dataset:
-        stream = index_stream(
-            source.num_examples,
-            batch_size,
-            seed=seed,
-            start_step=start_step,
-            share=share,
-            steps=steps,
-            order=order,
-        )
+        how: dict[str, Any] = {"seed": seed, "start_step": start_step, "share": share}
+        stream = index_stream(source.num_examples, batch_size, steps=steps, order=order, **how)
         calls = num_parallel_calls or cores()
         if cropped:
             batches = _crop_batches(stream, source, recipes, rows, seed, calls)

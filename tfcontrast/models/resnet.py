@@ -141,15 +141,7 @@ class ResNet(keras.Model):
     ) -> None:
         kwargs.setdefault("name", "resnet")
         super().__init__(autocast=False, **kwargs)  # the images are normalised in float32
-        for name, value, accepted in (
-            ("depth", depth, tuple(DEPTHS)),
-            ("shortcut", shortcut, SHORTCUTS),
-            ("output_stride", output_stride, OUTPUT_STRIDES),
-        ):
-            if value not in accepted:
-                raise ValueError(f"{name} must be one of {accepted}. Received: {value!r}")
-        if width_multiplier <= 0:
-            raise ValueError(f"width_multiplier must be positive. Received: {width_multiplier}")
+        _check_shape(depth, shortcut, output_stride, width_multiplier)
         self._config: dict[str, Any] = {
             "depth": depth,
             "width_multiplier": width_multiplier,
@@ -279,3 +271,15 @@ class ResNet(keras.Model):
         """The constructor's arguments."""
         base = {"name": self.name, "dtype": keras.dtype_policies.serialize(self.dtype_policy)}
         return {**base, **self._config}
+
+
+def _check_shape(depth: int, shortcut: str, output_stride: int, width_multiplier: float) -> None:
+    for name, value, accepted in (
+        ("depth", depth, tuple(DEPTHS)),
+        ("shortcut", shortcut, SHORTCUTS),
+        ("output_stride", output_stride, OUTPUT_STRIDES),
+    ):
+        if value not in accepted:
+            raise ValueError(f"{name} must be one of {accepted}. Received: {value!r}")
+    if width_multiplier <= 0:
+        raise ValueError(f"width_multiplier must be positive. Received: {width_multiplier}")

@@ -93,13 +93,10 @@ class EpochBegin(keras.callbacks.Callback):
         """Begins an epoch; of several workers all go on with the chief's state."""
         start = time.perf_counter()
         method.begin_epoch(epoch, self._run_over)
-        own = {
-            name: variable
-            for name, variable in state.model_state(method).items()
-            if not name.startswith("backbone/")
-        }
         if distribute.num_workers(method.distribute_strategy) > 1:
             # The last bits of features differ between machines, and with them the clusters.
+            everything = state.model_state(method)
+            own = {k: v for k, v in everything.items() if not k.startswith("backbone/")}
             arrays = distribute.chiefs_arrays(method.distribute_strategy, state.values(own))
             checkpoints.restore(own, arrays, source="the chief")
         _LOG.debug("epoch %d was begun in %.1f s", epoch + 1, time.perf_counter() - start)
