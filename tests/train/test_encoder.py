@@ -48,7 +48,8 @@ def test_the_resnet_is_what_the_options_say(tiny_config):
     config = tiny_config(
         resnet_depth=50, width_multiplier=0.125, stem="auto", sk_ratio=0.0625, se_ratio=0.25,
         shortcut="simclr", output_stride=8, zero_init_last_gamma=False, batch_norm_decay=0.95,
-        global_bn=False, batch_norm_splits=4, input_normalization="half", precision="bfloat16",
+        global_bn=False, batch_norm_splits=4, sobel=True, input_normalization="half",
+        precision="bfloat16",
     )  # fmt: skip
     found = build_backbone(config, 64).get_config()
     assert found["dtype"]["config"]["name"] == "mixed_bfloat16"
@@ -57,7 +58,8 @@ def test_the_resnet_is_what_the_options_say(tiny_config):
         "name": "backbone", "depth": 50, "width_multiplier": 0.125, "stem": "auto",
         "image_size": 64, "shortcut": "simclr", "sk_ratio": 0.0625, "se_ratio": 0.25,
         "output_stride": 8, "zero_init_last_gamma": False, "batch_norm_decay": 0.95,
-        "global_bn": False, "batch_norm_splits": 4, "input_mean": [0.5] * 3, "input_std": [0.5] * 3,
+        "global_bn": False, "batch_norm_splits": 4, "sobel": True, "input_mean": [0.5] * 3,
+        "input_std": [0.5] * 3,
     }  # fmt: skip
     assert resolved_encoder(config, 32) == {"stem": "cifar"}
 

@@ -209,6 +209,13 @@ class Method(keras.Model, abc.ABC):
         """Steps before this one, an int64 scalar; for ``targets`` and ``call``."""
         return tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int64)
 
+    def branch_seed(self, training: bool) -> tf.Tensor | None:
+        """This step's seed for a network that drops branches, int32 [2]; None outside of training.
+
+        Slow copies get none: they run whole.
+        """
+        return self.plan.step_seed(self.current_step()) if training else None
+
     def embed(self, images: tf.Tensor) -> tf.Tensor:
         """The features that evaluators use: [B, H, W, 3] in [0, 1] to float32 [B, D]."""
         return tf.cast(getattr(self, self.encoder_name)(images, training=False), tf.float32)

@@ -114,7 +114,7 @@ class BYOL(Method):
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Two views [B, H, W, 3] to features [2B, D], embeddings and predictions [2B, d]."""
-        seed = self.plan.step_seed(self.current_step()) if training else None
+        seed = self.branch_seed(training)
         features = forward_views(self.backbone, views, training, seed=seed)
         embeddings = self.projector(features, training=training)
         predictions = self.predictor(embeddings, training=training)

@@ -206,7 +206,8 @@ class DeepCluster(Method):
 
         The projector's last ReLU stands before the classifier and not in what is clustered.
         """
-        outputs = encode_views(self.backbone, self.projector, views, training)
+        seed = self.branch_seed(training)
+        outputs = encode_views(self.backbone, self.projector, views, training, seed=seed)
         return {**outputs, "scores": self.top_layer(tf.nn.relu(outputs["embeddings"]))}
 
     def compute_losses(

@@ -182,7 +182,8 @@ class DeepClusterV2(Method):
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """V crops to features [VB, D], unit embeddings [VB, d] and scores [heads, VB, K]."""
-        outputs = encode_crops(self.backbone, self.projector, views, training)
+        seed = self.branch_seed(training)
+        outputs = encode_crops(self.backbone, self.projector, views, training, seed=seed)
         centroids = tf.convert_to_tensor(self.centroids)
         scores = tf.einsum("rd,hkd->hrk", outputs["embeddings"], centroids)
         return {**outputs, "scores": scores}

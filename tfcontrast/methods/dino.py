@@ -195,7 +195,7 @@ class DINO(Method):
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """V views, the global ones first, to features [VB, D], embeddings and logits [VB, K]."""
-        seed = self.plan.step_seed(self.current_step())
+        seed = self.branch_seed(training)
         features = forward_views(self.backbone, views, training, seed=seed)
         embeddings = self.projector(features, training=training)
         logits = self.last_layer(losses.unit_rows(embeddings))

@@ -147,7 +147,8 @@ class InstDisc(Method):
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """One view [B, H, W, 3] to features [B, D] and embeddings [B, d]."""
-        features = forward_views(self.backbone, views, training)
+        seed = self.branch_seed(training)
+        features = forward_views(self.backbone, views, training, seed=seed)
         return {"features": features, "embeddings": self.projector(features, training=training)}
 
     def draw_negatives(self, step: tf.Tensor, count: int) -> tf.Tensor:

@@ -27,6 +27,7 @@ from tfcontrast.methods import queue_contrast
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.momentum import SlowCopies, clone
 from tfcontrast.methods.plan import Plan
+from tfcontrast.methods.projection import encode_each_view
 from tfcontrast.methods.queue_contrast import QueueContrastConfig
 from tfcontrast.methods.supervised import FINETUNE_DEFAULTS, LINEAR_EVAL_DEFAULTS
 from tfcontrast.models import Perceptron, forward_views
@@ -167,8 +168,9 @@ class MoCo(Method):
         """The first view [B, H, W, 3] (if symmetric each one) to features and queries [B, d]."""
         views = queue_contrast.spoil_together(views)[: self._directions]
         # Each view alone: batch norm's groups are parts of one view, as on the paper's GPUs.
-        features = tf.concat([forward_views(self.backbone, [v], training) for v in views], 0)
-        return {"features": features, "queries": self.projector(features, training=training)}
+        seed = self.branch_seed(training)
+        encoded = encode_each_view(self.backbone, self.projector, views, training, seed=seed)
+        return {"features": encoded["features"], "queries": encoded["embeddings"]}
 
     def compute_losses(
         self, outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any]

@@ -25,8 +25,9 @@ from tfcontrast.methods import shared_options
 from tfcontrast.methods.base import Method
 from tfcontrast.methods.momentum import MomentumConfig, SlowCopies, clone
 from tfcontrast.methods.plan import Plan
+from tfcontrast.methods.projection import encode_each_view
 from tfcontrast.methods.supervised import FINETUNE_DEFAULTS, LINEAR_EVAL_DEFAULTS
-from tfcontrast.models import Perceptron, forward_views
+from tfcontrast.models import Perceptron
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,26 +126,16 @@ class MoCoV3(Method):
 
     def targets(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """The slow copies' keys of both views, [2B, d]."""
-        keys = [
-            self.target_projector(
-                forward_views(self.target_backbone, [view], training), training=training
-            )
-            for view in views
-        ]
-        return {"keys": tf.stop_gradient(tf.concat(keys, 0))}
+        networks = (self.target_backbone, self.target_projector)
+        return {"keys": encode_each_view(*networks, views, training)["embeddings"]}
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Two views [B, H, W, 3] to features [2B, D], embeddings and queries [2B, d]."""
-        parts: dict[str, list[tf.Tensor]] = {"features": [], "embeddings": [], "queries": []}
-        seed = self.plan.step_seed(self.current_step()) if training else None
-        for number, view in enumerate(views):
-            own = None if seed is None else seed + tf.constant([number, 0])
-            features = forward_views(self.backbone, [view], training, seed=own)
-            embeddings = self.projector(features, training=training)
-            parts["features"].append(features)
-            parts["embeddings"].append(embeddings)
-            parts["queries"].append(self.predictor(embeddings, training=training))
-        return {name: tf.concat(rows, 0) for name, rows in parts.items()}
+        seed = self.branch_seed(training)
+        encoded = encode_each_view(self.backbone, self.projector, views, training, seed=seed)
+        embeddings = tf.split(encoded["embeddings"], len(views))
+        queries = [self.predictor(rows, training=training) for rows in embeddings]
+        return {**encoded, "queries": tf.concat(queries, 0)}
 
     def stuck_loss(self, batch_size: int) -> float | None:
         """The loss when every query is as near to any key: 4 T log B."""

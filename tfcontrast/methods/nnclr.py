@@ -115,7 +115,8 @@ class NNCLR(Method):
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Two views [B, H, W, 3] to features [2B, D], embeddings and predictions [2B, d]."""
-        features = forward_views(self.backbone, views, training)
+        seed = self.branch_seed(training)
+        features = forward_views(self.backbone, views, training, seed=seed)
         embeddings = self.projector(features, training=training)
         predictions = self.predictor(embeddings, training=training)
         return {"features": features, "embeddings": embeddings, "predictions": predictions}

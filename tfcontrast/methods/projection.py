@@ -50,7 +50,7 @@ def encode_views(
         projector: features to embeddings.
         views: V tensors [B, H, W, 3] of one size.
         training: whether batch norm uses the batch's statistics.
-        seed: of the branches that the backbone drops, ``Plan.step_seed``.
+        seed: of the branches that the backbone drops, ``Method.branch_seed``.
 
     Returns:
         ``"features"`` [V * B, D] and ``"embeddings"`` [V * B, d], grouped by view.
@@ -76,7 +76,7 @@ def encode_each_view(
         projector: features to embeddings.
         views: V tensors [B, H, W, 3].
         training: whether batch norm uses the batch's statistics.
-        seed: of the branches that the backbone drops, ``Plan.step_seed``; each view has its own.
+        seed: of the branches that the backbone drops, ``Method.branch_seed``; a view has its own.
 
     Returns:
         As ``encode_views``.

@@ -63,7 +63,12 @@ def make_prototype_projector(config: PrototypeConfig, *, global_bn: bool = True)
 
 
 def encode_crops(
-    backbone: keras.Model, projector: Perceptron, views: Sequence[tf.Tensor], training: bool
+    backbone: keras.Model,
+    projector: Perceptron,
+    views: Sequence[tf.Tensor],
+    training: bool,
+    *,
+    seed: tf.Tensor | None = None,
 ) -> dict[str, tf.Tensor]:
     """Passes the crops of each size through the backbone, then all of them through the projector.
 
@@ -72,11 +77,12 @@ def encode_crops(
         projector: features to embeddings.
         views: V tensors [B, H, W, 3], the full-size ones first.
         training: whether batch norm uses the batch's statistics.
+        seed: of the branches that the backbone drops, ``Method.branch_seed``.
 
     Returns:
         ``"features"`` [V * B, D] and ``"embeddings"`` [V * B, d] of length 1, grouped by view.
     """
-    features = forward_views(backbone, views, training)
+    features = forward_views(backbone, views, training, seed=seed)
     embeddings = losses.unit_rows(projector(features, training=training))
     return {"features": features, "embeddings": embeddings}
 

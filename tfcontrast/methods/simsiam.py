@@ -118,7 +118,7 @@ class SimSiam(Method):
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Two views [B, H, W, 3] to features [2B, D], embeddings and predictions [2B, d]."""
-        seed = self.plan.step_seed(self.current_step()) if training else None
+        seed = self.branch_seed(training)
         outputs = encode_each_view(self.backbone, self.projector, views, training, seed=seed)
         predictions = [
             self.predictor(z, training=training) for z in tf.split(outputs["embeddings"], 2)

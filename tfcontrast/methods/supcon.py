@@ -112,7 +112,7 @@ class SupCon(Method):
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Two views [B, H, W, 3] to features [2B, D] and embeddings [2B, d]."""
-        seed = self.plan.step_seed(self.current_step()) if training else None
+        seed = self.branch_seed(training)
         return encode_views(self.backbone, self.projector, views, training, seed=seed)
 
     def stuck_loss(self, batch_size: int) -> float | None:

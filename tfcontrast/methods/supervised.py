@@ -140,7 +140,7 @@ class Supervised(Method):
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """One view through backbone, kept projector layers and classifier."""
         learns = training and not self._frozen_whole
-        seed = self.plan.step_seed(self.current_step()) if learns else None
+        seed = self.branch_seed(learns)
         features = forward_views(self.backbone, views, learns, seed=seed)  # [B, D]
         if self.projector is not None:
             features = self.projector.outputs(features, training=learns)[self.projector_layers]

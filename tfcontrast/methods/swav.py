@@ -143,7 +143,8 @@ class SwAV(Method):
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """V crops to features [VB, D], unit embeddings [VB, d] and scores [V, B, K]."""
-        outputs = encode_crops(self.backbone, self.projector, views, training)
+        seed = self.branch_seed(training)
+        outputs = encode_crops(self.backbone, self.projector, views, training, seed=seed)
         scores = self.prototypes(outputs["embeddings"])
         return {**outputs, "scores": tf.reshape(scores, [len(views), -1, scores.shape[1]])}
 
