@@ -142,7 +142,14 @@ def dino_run(tiny_config, tmp_path_factory):
     """A few steps of DINO, whose teacher is what is evaluated: folder, arrays, method."""
     folder = tmp_path_factory.mktemp("dino")
     sizes = {"proj_hidden_dim": 8, "proj_out_dim": 4, "num_prototypes": 8}
-    config = tiny_config(method="dino", **sizes, train_steps=4, monitor_epochs=0)
+    config = tiny_config(
+        method="dino",
+        **sizes,
+        train_steps=4,
+        monitor_epochs=0,
+        learning_rate=2.0,
+        warmup_epochs=0.0,
+    )
     data = build.open_data(config)
     method = build.build_method(config, data)
     train(method, config, data, folder)
@@ -183,4 +190,4 @@ def test_what_is_exported_is_dinos_teacher(dino_run, strategy_of, tmp_path):
     method = dino_run[2]
     np.testing.assert_allclose(loaded(images), method.embed(images), rtol=1e-4, atol=1e-6)
     student = method.backbone(images, training=False)
-    assert np.abs(loaded(images) - student).max() > 1e-3
+    assert np.abs(loaded(images) - student).max() > 1e-4  # ten times what may differ above
