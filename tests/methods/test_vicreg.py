@@ -86,11 +86,15 @@ def test_every_view_is_a_batch_of_its_own_for_batch_norm(make_method):
         assert np.any(trained[name][6:] != alone[name][6:]), name
 
 
-def test_the_expander_is_the_released_codes(tiny_backbone):
+def test_the_expander_is_the_released_codes_without_biases_that_do_nothing(tiny_backbone):
     method = VICReg(tiny_backbone(), VICRegConfig(proj_hidden_dim=9, proj_out_dim=7))
     method([tf.zeros([2, 8, 8, 3])] * 2)
     layers, norms = method.projector.dense_layers, method.projector.norms
-    assert [(layer.units, layer.use_bias) for layer in layers] == [(9, True), (9, True), (7, False)]
+    assert [(layer.units, layer.use_bias) for layer in layers] == [
+        (9, False),
+        (9, False),
+        (7, False),
+    ]
     assert [norm is not None for norm in norms] == [True, True, False]
 
 

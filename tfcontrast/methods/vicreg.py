@@ -6,9 +6,10 @@ standard deviation of 1 over the global batch (variance), and no two channels ma
 (covariance). Gradients reach both views; there are no negatives, no predictor and no slow copy.
 Every view is a batch of its own for batch norm.
 
-Deviation: the paper's equation sums the variance terms of the two views, the released code takes
-their mean; here it is the code's, which its weights of 25, 25 and 1 belong to, unless
-``variance_halves=false``.
+Deviations: the released expander's hidden layers have biases, which the batch norm after them takes
+away again; here they have none. The paper's equation sums the variance terms of the two views, the
+released code takes their mean; here it is the code's, which its weights of 25, 25 and 1 belong to,
+unless ``variance_halves=false``.
 """
 
 import dataclasses
@@ -104,11 +105,11 @@ class VICReg(Method):
 
     @classmethod
     def make_projector(cls, config: VICRegConfig, *, global_bn: bool = True) -> Perceptron:
-        """The expander: dense with bias, batch norm, ReLU; the last layer without bias."""
+        """The expander: no biases, since batch norm follows; none after the last layer either."""
         hidden = (config.proj_hidden_dim,) * (config.num_proj_layers - 1)
         return Perceptron(
             widths=(*hidden, config.proj_out_dim),
-            hidden_bias=True,
+            hidden_bias=False,
             output_bias=False,
             global_bn=global_bn,
             name="projector",
