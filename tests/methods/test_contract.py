@@ -17,9 +17,12 @@ BEST = {
     "densecl": np.log(6) / 2,
     "instdisc": np.log(2.5) + 1.5 * np.log(2.5 / 1.5),
     "moco": np.log(6) / 2,
+    "moco_v3": 4 * np.log(1 + 15 * np.exp(-16 / 15)),  # the vertices of a simplex, temperature 1
     "simsiam": -1,
     "supcon": np.log(7),
 }
+# Where the first loss is low, since the first rows of a queue are random: the collapsed one counts.
+QUEUES = ("densecl", "moco")
 # What may be left of the way from the first loss to the best after 100 steps; the others: 0.4.
 LEFT = {}
 # Here the positive cannot be the only one at its place.
@@ -163,7 +166,8 @@ def test_sixteen_images_are_learned_by_heart(make_method, fit, name):
     fit(method, 100)
     last = fit(method, 1)
     best, falls = BEST.get(name, 0), FALLS.get(name, "loss")
-    assert last[falls] - best < LEFT.get(name, 0.4) * (first[falls] - best)
+    start = method.stuck_loss(16) if name in QUEUES else first[falls]
+    assert last[falls] - best < LEFT.get(name, 0.4) * (start - best)
     if name not in WITHOUT_SCORE:
         for score in {"train_top1", "contrastive_accuracy"} & last.keys():
             assert last[score] > 0.9 > first[score]
