@@ -22,11 +22,11 @@ SMALL = {
     "moco_v3": {"proj_hidden_dim": 8, "proj_out_dim": 5, "pred_hidden_dim": 8, "ema_decay": 0.9},
     "deepcluster": {"num_prototypes": 4},
     "deepcluster_v2": {
-        "num_local_views": 0, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 4,
+        "num_local_views": 0, "proj_hidden_dim": 16, "proj_out_dim": 16, "num_prototypes": 4,
         "num_clusterings": 3,
     },
     "swav": {
-        "num_local_views": 0, "proj_hidden_dim": 8, "proj_out_dim": 5, "num_prototypes": 6,
+        "num_local_views": 0, "proj_hidden_dim": 16, "proj_out_dim": 16, "num_prototypes": 6,
         "freeze_prototypes_steps": 0, "queue_size": 32, "queue_start_epoch": 0,
     },
     # Everything moves, from the first step on; the temperatures do not blow rounding up.
