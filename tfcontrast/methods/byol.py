@@ -46,7 +46,7 @@ class BYOLConfig(MomentumConfig):
         "linear_eval": {**LINEAR_EVAL_DEFAULTS, "learning_rate": 0.2, "train_epochs": 80},
         "finetune": FINETUNE_DEFAULTS,
     }
-    # Measured on the digits: a minute is too short for a target that hardly moves.
+    # For the digits: a minute is too short for a target that hardly moves.
     DIGITS: ClassVar[Mapping[str, Any]] = {
         "ema_decay": 0.97,
         "proj_hidden_dim": 256,

@@ -59,7 +59,7 @@ class DeepClusterV2Config(PrototypeConfig):
         "linear_eval": LINEAR_DEFAULTS,
         "finetune": FINETUNE_DEFAULTS,
     }
-    # Measured on the digits.
+    # Sizes that fit the digits; chosen, not tuned.
     DIGITS: ClassVar[Mapping[str, Any]] = {
         "num_local_views": 0,
         "proj_hidden_dim": 256,

@@ -89,7 +89,7 @@ class DINOConfig(MultiCropConfig, MomentumConfig):
         },
         "finetune": FINETUNE_DEFAULTS,
     }
-    # Measured on the digits.
+    # Sizes that fit the digits; chosen, not tuned.
     DIGITS: ClassVar[Mapping[str, Any]] = {
         "final_learning_rate": 0.0,
         "final_weight_decay": -1.0,

@@ -59,7 +59,7 @@ LINEAR_DEFAULTS: Mapping[str, Any] = {
     "train_batch_size": 256,
     "train_epochs": 100,
 }
-# Measured on the digits: a short run needs a queue of few epochs and a copy that moves.
+# For the digits: a short run needs a queue of few epochs and a copy that moves.
 DIGITS_DEFAULTS: Mapping[str, Any] = {
     "input_normalization": "none",
     "learning_rate_schedule": "cosine",

@@ -57,7 +57,7 @@ class MoCoV3Config(MomentumConfig):
         "linear_eval": {**LINEAR_EVAL_DEFAULTS, "nesterov": False, "train_batch_size": 1024},
         "finetune": FINETUNE_DEFAULTS,
     }
-    # Measured on the digits: a minute is too short for copies that hardly move.
+    # For the digits: a minute is too short for copies that hardly move.
     DIGITS: ClassVar[Mapping[str, Any]] = {
         "temperature": 0.2,
         "ema_decay": 0.97,

@@ -66,7 +66,7 @@ class SwAVConfig(PrototypeConfig):
         "linear_eval": LINEAR_DEFAULTS,
         "finetune": FINETUNE_DEFAULTS,
     }
-    # Measured on the digits.
+    # Sizes that fit the digits; chosen, not tuned.
     DIGITS: ClassVar[Mapping[str, Any]] = {
         "num_local_views": 0,
         "proj_hidden_dim": 256,
