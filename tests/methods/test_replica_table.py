@@ -67,11 +67,16 @@ def copied(method):
     return {name: value.copy() for name, value in state.values(state.full_state(method)).items()}
 
 
+# The least scale that slots are compared at. Biases before a batch norm have no gradient but the
+# rounding of many that cancel, and these methods have such biases; all others: 1e-3.
+SLOT_SCALE = dict.fromkeys(("byol", "nnclr", "deepcluster_v2", "swav"), 1e-2)
+
+
 def is_network(name):
     return not name.startswith(("probe", "optimizer", "metrics"))
 
 
-def assert_agree(expected, logs, found):
+def assert_agree(expected, logs, found, *, slots=1e-3):
     """Compares with one replica.
 
     Momentum and the probe, which Adam trains, get 2e-4: where a gradient cancels, only the rounding
@@ -87,7 +92,7 @@ def assert_agree(expected, logs, found):
             assert moved or name in BETWEEN_EPOCHS, f"{name} has not moved"
             np.testing.assert_allclose(found[name], value, 0, 1e-5 * largest, err_msg=name)
         else:
-            least = 0.1 if name.startswith("probe") else 1e-3
+            least = 0.1 if name.startswith("probe") else slots
             atol = 2e-4 * np.abs(value).max(initial=least)
             np.testing.assert_allclose(found[name], value, 0, atol, err_msg=name)
 
@@ -100,7 +105,7 @@ def test_replicas_equal_one(expected, make_method, fit, strategy_of, name, optim
     method = make_method(name, optimizer=optimizer, strategy=strategy_of(replicas))
     for key, value in copied(method).items():
         np.testing.assert_array_equal(value, one[0][key], err_msg=key)
-    assert_agree(one, fit(method, STEPS), copied(method))
+    assert_agree(one, fit(method, STEPS), copied(method), slots=SLOT_SCALE.get(name, 1e-3))
     for key, variable in state.full_state(method).items():
         copies = [copy.numpy() for copy in variable.value.values]
         assert len(copies) == replicas
@@ -122,7 +127,7 @@ def test_two_processes_equal_one(expected, start_workers, tmp_path):
         first, second = (
             dict(np.load(tmp_path / f"{name}_{optimizer}_{number}.npz")) for number in (0, 1)
         )
-        assert_agree(expected(name, optimizer), logs, first)
+        assert_agree(expected(name, optimizer), logs, first, slots=SLOT_SCALE.get(name, 1e-3))
         assert first.keys() == second.keys()
         for key, value in first.items():
             np.testing.assert_array_equal(second[key], value, err_msg=f"{name} {optimizer} {key}")
