@@ -69,7 +69,7 @@ def copied(method):
 
 # The least scale that slots are compared at. Biases before a batch norm have no gradient but the
 # rounding of many that cancel, and these methods have such biases; all others: 1e-3.
-SLOT_SCALE = dict.fromkeys(("byol", "nnclr", "deepcluster_v2", "swav"), 1e-2)
+SLOT_SCALE = dict.fromkeys(("byol", "nnclr", "deepcluster_v2", "swav"), 5e-2)
 
 
 def is_network(name):
