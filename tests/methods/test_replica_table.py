@@ -91,8 +91,9 @@ def assert_agree(expected, logs, found, *, slots=1e-3):
             moved = np.any(value != start[name])
             assert moved or name in BETWEEN_EPOCHS, f"{name} has not moved"
             # What began at zero, such as beta, is the sum of a few gradients, like a velocity.
-            share = 1e-5 if np.any(start[name]) else 2e-4
-            np.testing.assert_allclose(found[name], value, 0, share * largest, err_msg=name)
+            # Some of it is zero but for rounding: the mean of what a batch norm has centred.
+            atol = 1e-5 * largest if np.any(start[name]) else max(2e-4 * largest, 2e-8)
+            np.testing.assert_allclose(found[name], value, 0, atol, err_msg=name)
         else:
             least = 0.1 if name.startswith("probe") else slots
             atol = 2e-4 * np.abs(value).max(initial=least)
