@@ -59,7 +59,11 @@ def after_one_step(method, fit):
     return logs, {name: value.astype(np.float64) for name, value in values.items()}
 
 
-def largest_difference(expected, found):
+# Their biases before a batch norm have no gradient but the rounding of many that cancel.
+BIASES_BEFORE_NORMS = ("byol", "nnclr", "deepcluster_v2", "swav")
+
+
+def largest_difference(expected, found, *, slots=1e-3):
     """The largest difference in shares of a variable's largest entry (or 1e-3), and where it is.
 
     Of the probe it is in shares of 0.1 at least: Adam takes nearly whole steps of 1e-3 where a
@@ -69,7 +73,8 @@ def largest_difference(expected, found):
     assert expected.keys() == found.keys()
     shares = {}
     for name, value in expected.items():
-        least = 0.1 if name.startswith("probe/") else 1e-3
+        least = slots if name.startswith("optimizer/") else 1e-3
+        least = 0.1 if name.startswith("probe/") else least
         difference = np.abs(value - found[name]).max(initial=0)
         shares[name] = difference / np.abs(value).max(initial=least)
     worst = max(shares, key=shares.get)
@@ -129,7 +134,8 @@ def test_the_compiled_step_rounds_and_does_nothing_else(make_method, fit, name, 
         results.append(after_one_step(method, fit))
     (logs, expected), (other_logs, found) = results
     assert other_logs == pytest.approx(logs, rel=1e-6, abs=1e-7)
-    share, where = largest_difference(expected, found)
+    slots = 1e-2 if name in BIASES_BEFORE_NORMS else 1e-3
+    share, where = largest_difference(expected, found, slots=slots)
     assert share < 1e-5, where  # 4e-6 was seen
 
 
