@@ -34,6 +34,8 @@ WITHOUT_SCORE = {
 WITHOUT_BRANCHES = {"densecl": "it needs a feature map, and refuses vision transformers"}
 # What falls where the loss does not: DINO's holds the entropy of a teacher that moves.
 FALLS = {"dino": "teacher_student_kl"}
+# Where the graph is not the matter: a few steps are over sooner than a trace.
+EAGER = {"run_eagerly": True}
 WITH_PROBE = [name for name in EVERY if name != "supervised"]
 
 
@@ -77,41 +79,43 @@ def test_two_steps_report_the_named_metrics_and_reach_every_variable(make_method
 @pytest.mark.parametrize("name", EVERY)
 def test_a_seed_decides_everything_and_the_state_carries_on(make_method, fit, name):
     method, same, other = (make_method(name, seed=seed) for seed in (1, 1, 2))
-    fit(method, 2), fit(same, 2)
-    assert_same(weights(method), weights(same))
-    kept = weights(method)
-    assert any(np.any(kept[name] != value) for name, value in weights(other).items())
-    checkpoints.restore(state.full_state(other), kept, source="memory", whole=True)
-    assert_same(weights(other), kept)
-    assert fit(method, 2) == fit(other, 2)
-    assert_same(weights(method), weights(other))
+    start = weights(method)
+    assert_same(start, weights(same))
+    assert any(np.any(start[name] != value) for name, value in weights(other).items())
+    whole = fit(method, 4)
+    end = weights(method)
+    checkpoints.restore(state.full_state(method), start, source="memory", whole=True)
+    fit(method, 2)
+    middle = weights(method)
+    fit(method, 2)
+    checkpoints.restore(state.full_state(method), middle, source="memory", whole=True)
+    assert fit(method, 2).keys() == whole.keys()
+    assert_same(weights(method), end)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_eager_and_compiled_steps_equal_the_graphs(make_method, fit, name):
-    graph = make_method(name)
-    fit(graph, 3)
-    for options in ({"run_eagerly": True}, {"jit_compile": True}):
-        other = make_method(name, compile=options)
-        fit(other, 3)
-        assert_close(weights(graph), weights(other), rtol=1e-4)
+def test_eager_steps_equal_the_graphs(make_method, fit, name):
+    """XLA's are compared in test_xla.py."""
+    graph, eager = make_method(name), make_method(name, compile=EAGER)
+    fit(graph, 3), fit(eager, 3)
+    assert_close(weights(graph), weights(eager), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_bfloat16_is_close_and_keeps_float32_state(make_method, fit, name):
-    full, half = make_method(name), make_method(name, dtype="mixed_bfloat16")
+    full, half = (
+        make_method(name, dtype=dtype, compile=EAGER) for dtype in ("float32", "mixed_bfloat16")
+    )
     expected, found = fit(full, 1), fit(half, 1)
     assert found["loss"] == pytest.approx(expected["loss"], rel=0.02)
     assert found["loss"] != expected["loss"]
     kinds = {v.dtype for v in state.model_state(half).values()}
     assert kinds - {"int64"} == {"float32"}  # counters, indices and labels are whole numbers
-    assert kinds - {"int64"} == {"float32"}  # a queue counts
-    assert kinds - {"int64"} == {"float32"}  # queues count in int64
 
 
 @pytest.mark.parametrize("name", WITH_PROBE)
 def test_the_probe_learns_beside_and_never_moves_the_encoder(make_method, fit, name):
-    beside, alone = make_method(name), make_method(name, classes=0)
+    beside, alone = (make_method(name, classes=n, compile=EAGER) for n in (4, 0))
     logs = fit(beside, 3)
     assert "probe_loss" not in fit(alone, 3)
     with_probe = weights(beside)
@@ -197,7 +201,7 @@ def test_a_network_that_drops_branches_gets_the_steps_seed_and_its_slow_copy_non
             seeds.setdefault((self.name, training), []).append(seed)
             return super().call(images, training)
 
-    method = make_method(name, backbone=Dropping, compile={"run_eagerly": True})
+    method = make_method(name, backbone=Dropping, compile=EAGER)
     for step in (0, 1):
         seeds.clear()
         method.train_step(next(iter(batches(method.num_views))))

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tfcontrast import distribute
 from tfcontrast.config import MethodConfig
+from tfcontrast.methods.bad_views import spoil_together
 from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.probe import train_probe
 from tfcontrast.methods.shared_mean import SharedMean
@@ -247,9 +248,10 @@ class Method(keras.Model, abc.ABC):
 
     def train_step(self, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """One step on this replica's share of the global batch."""
-        constants = {"step": self.current_step(), **self.targets(batch["views"], training=True)}
+        views = spoil_together(batch["views"])
+        constants = {"step": self.current_step(), **self.targets(views, training=True)}
         with tf.GradientTape() as tape:
-            outputs = {**constants, **self(batch["views"], training=True)}
+            outputs = {**constants, **self(views, training=True)}
             losses = self.compute_losses(outputs, batch)
             # Optimizers add the replicas' gradients up, so each replica brings its share of the
             # global mean.

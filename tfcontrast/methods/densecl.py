@@ -153,7 +153,7 @@ class DenseCL(Method):
 
         encoded = queue_contrast.encode_keys(
             encode,
-            queue_contrast.spoil_together(views)[1],
+            views[1],
             config=self.config,
             plan=self.plan,
             step=self.current_step(),
@@ -167,7 +167,7 @@ class DenseCL(Method):
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """The first view to features [B, D], its map [B, S^2, D], queries and dense queries."""
         networks = (self.backbone, self.projector, self.dense_projector)
-        encoded = _encode(networks, queue_contrast.spoil_together(views)[0], training)
+        encoded = _encode(networks, views[0], training)
         return {
             "features": encoded["features"],
             "queries": encoded["embeddings"],

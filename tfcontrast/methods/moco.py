@@ -155,7 +155,6 @@ class MoCo(Method):
             features = forward_views(self.target_backbone, [images], training)
             return self.target_projector(features, training=training)
 
-        views = queue_contrast.spoil_together(views)
         keys = [
             queue_contrast.encode_keys(
                 encode, view, config=self.config, plan=self.plan, step=self.current_step()
@@ -166,7 +165,7 @@ class MoCo(Method):
 
     def call(self, views: Sequence[tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """The first view [B, H, W, 3] (if symmetric each one) to features and queries [B, d]."""
-        views = queue_contrast.spoil_together(views)[: self._directions]
+        views = views[: self._directions]
         # Each view alone: batch norm's groups are parts of one view, as on the paper's GPUs.
         seed = self.branch_seed(training)
         encoded = encode_each_view(self.backbone, self.projector, views, training, seed=seed)

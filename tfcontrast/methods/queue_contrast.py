@@ -6,7 +6,7 @@ query and its key would otherwise share them, and with them a mark that no older
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -60,16 +60,6 @@ def make_queue(config: QueueContrastConfig, plan: Plan, keys_per_image: int, nam
         )
     seed = plan.seed + sum(name.encode())  # two queues of one method start differently
     return Queue(config.queue_size, config.proj_out_dim, seed=seed, name=name)
-
-
-def spoil_together(views: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Makes this replica's views all NaN when one of them is not finite.
-
-    The step is skipped then. Views that pass the networks one by one would still leave traces of
-    it: moved statistics of batch norm, keys in the queue.
-    """
-    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(view)) for view in views])
-    return [view + tf.where(finite, tf.zeros([], view.dtype), float("nan")) for view in views]
 
 
 def encode_shuffled(encode: Callable[[tf.Tensor], Any], images: tf.Tensor, order: tf.Tensor) -> Any:
