@@ -140,17 +140,33 @@ def resume(whole, scramble):
     return run
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_newest_checkpoint_costs_its_steps_only(begun, resume, caplog, damage):
-    folder = begun(OLDER, NEWEST)
-    DAMAGES[damage](folder / f"checkpoints/step_{NEWEST:08d}")
-    resume(folder)
+def check_told(caplog):
     told = [r.getMessage() for r in caplog.records if r.name.startswith("tfcontrast")]
     assert len(told) == 1
     assert f"step_{NEWEST:08d} is not a whole checkpoint" in told[0]
     assert "; an older one is used" in told[0]
     assert "\n" not in told[0]
     assert len(told[0]) < 500
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_newest_checkpoint_is_set_aside_for_an_older_one(begun, caplog, damage):
+    folder = begun(OLDER, NEWEST) / "checkpoints"
+    expected = checkpoints.read_arrays(folder / f"step_{OLDER:08d}")
+    DAMAGES[damage](folder / f"step_{NEWEST:08d}")
+    found, manifest = checkpoints.latest_checkpoint(folder, mend=True)
+    assert (found.name, manifest["step"]) == (f"step_{OLDER:08d}", OLDER)
+    assert_same(checkpoints.read_arrays(found), expected)
+    check_told(caplog)
+    assert names(folder) == [*steps(OLDER), f"step_{NEWEST:08d}.damaged"]
+
+
+@pytest.mark.parametrize("damage", [f"flipped {DATA}", f"deleted {MANIFEST}"])
+def test_a_run_goes_on_from_the_older_one_bit_for_bit(begun, resume, caplog, damage):
+    folder = begun(OLDER, NEWEST)
+    DAMAGES[damage](folder / f"checkpoints/step_{NEWEST:08d}")
+    resume(folder)
+    check_told(caplog)
     assert names(folder / "checkpoints") == [
         *steps(OLDER, NEWEST),
         f"step_{NEWEST:08d}.damaged",
