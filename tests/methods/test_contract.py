@@ -34,6 +34,8 @@ WITHOUT_SCORE = {
 WITHOUT_BRANCHES = {"densecl": "it needs a feature map, and refuses vision transformers"}
 # What falls where the loss does not: DINO's holds the entropy of a teacher that moves.
 FALLS = {"dino": "teacher_student_kl"}
+# Half precision's share of the loss where it is more: clusters of features that are rounded.
+HALF = {"deepcluster_v2": 0.05}
 # Where the graph is not the matter: a few steps are over sooner than a trace.
 EAGER = {"run_eagerly": True}
 WITH_PROBE = [name for name in EVERY if name != "supervised"]
@@ -82,14 +84,16 @@ def test_a_seed_decides_everything_and_the_state_carries_on(make_method, fit, na
     start = weights(method)
     assert_same(start, weights(same))
     assert any(np.any(start[name] != value) for name, value in weights(other).items())
-    whole = fit(method, 4)
+    fit(method, 2)
+    middle = weights(method)
+    logs = fit(method, 2)
     end = weights(method)
     checkpoints.restore(state.full_state(method), start, source="memory", whole=True)
     fit(method, 2)
-    middle = weights(method)
-    fit(method, 2)
+    assert_same(weights(method), middle)
+    assert fit(method, 2) == logs
     checkpoints.restore(state.full_state(method), middle, source="memory", whole=True)
-    assert fit(method, 2).keys() == whole.keys()
+    assert fit(method, 2) == logs
     assert_same(weights(method), end)
 
 
@@ -107,7 +111,7 @@ def test_bfloat16_is_close_and_keeps_float32_state(make_method, fit, name):
         make_method(name, dtype=dtype, compile=EAGER) for dtype in ("float32", "mixed_bfloat16")
     )
     expected, found = fit(full, 1), fit(half, 1)
-    assert found["loss"] == pytest.approx(expected["loss"], rel=0.02)
+    assert found["loss"] == pytest.approx(expected["loss"], rel=HALF.get(name, 0.02))
     assert found["loss"] != expected["loss"]
     kinds = {v.dtype for v in state.model_state(half).values()}
     assert kinds - {"int64"} == {"float32"}  # counters, indices and labels are whole numbers

@@ -132,8 +132,9 @@ def test_every_epoch_is_begun_before_its_first_step(whole, cls):
 
 
 # amid an epoch, at its end, in the last one
-@pytest.mark.parametrize("step", [3, 5, 6, 10, 11])
-@both
+@pytest.mark.parametrize(
+    ("cls", "step"), [(Begins, 3), (Begins, 5), (Orders, 3), (Orders, 5), (Orders, 11)]
+)
 def test_a_resumed_run_is_the_uninterrupted_one(
     whole, scramble, arrays_of, monkeypatch, tmp_path, cls, step
 ):
@@ -188,8 +189,7 @@ def ask():
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("step", [0, 5])
-@both
+@pytest.mark.parametrize(("cls", "step"), [(Begins, 0), (Orders, 5)])
 def test_a_stop_while_an_epoch_begins_is_honoured_and_made_up_for(
     whole, make, monkeypatch, tmp_path, cls, step
 ):
@@ -254,7 +254,9 @@ def test_after_a_rollback_the_rest_of_the_epoch_follows_the_older_state(
     assert [first for first, _ in made] == [4, 5, 7, 10]
     np.testing.assert_array_equal(at(tmp_path, 7)["table"], at(folder, 4)["table"])
     best = np.argsort(at(folder, 4)["table"])[-BATCH * PER_EPOCH :]
-    assert set(made[2][1]) == set(best) != set(made[1][1])
+    order = np.random.default_rng([config.run.seed, 1]).permutation(best)
+    np.testing.assert_array_equal(made[2][1], order)
+    assert np.any(made[1][1] != order)
     # the epoch's running means hold its three steps with a loss
     assert at(tmp_path, 10)["metrics/loss/1"] == 5
     expected = [at(tmp_path, step) for step in (9, STEPS)]
