@@ -104,13 +104,8 @@ def test_the_check_finds_what_it_looks_for():
     assert opcodes(program(lambda x: x * x + 1.0, x)) >= {"multiply", "add"}
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_the_step_is_one_program_with_static_shapes(make_method, batches, name):
-    method = make_method(name, optimizer=optimizer_of("lars"), compile={"jit_compile": True})
-    stream = iter(batches(method.num_views))
-    assert all(spec.shape.is_fully_defined() for spec in tf.nest.flatten(stream.element_spec))
-    check_program(program(method.train_step, next(stream)))
-
+def check_train_function(method, stream):
+    """``fit``'s function calls the one program, and nothing else that changes anything."""
     method.make_train_function()
     ops = method.train_function.get_concrete_function(stream).graph.get_operations()
     calls = [op for op in ops if "Call" in op.type]
@@ -126,15 +121,21 @@ def test_the_step_is_one_program_with_static_shapes(make_method, batches, name):
 @pytest.mark.parametrize(
     ("name", "optimizer"), [*((name, "lars") for name in EVERY), ("simclr", "sgd"), ("moco", "sgd")]
 )
-def test_the_compiled_step_rounds_and_does_nothing_else(make_method, fit, name, optimizer):
-    results = []
-    for compiled in (False, True):
-        method = make_method(
-            name, optimizer=optimizer_of(optimizer), compile={"jit_compile": compiled}
-        )
-        assert method.jit_compile is compiled
-        results.append(after_one_step(method, fit))
-    (logs, expected), (other_logs, found) = results
+def test_the_step_is_one_program_of_static_shapes_that_rounds_and_does_nothing_else(
+    make_method, batches, fit, name, optimizer
+):
+    make = optimizer_of(optimizer)
+    compiled = make_method(name, optimizer=make, compile={"jit_compile": True})
+    assert compiled.jit_compile is True
+    stream = iter(batches(compiled.num_views))
+    assert all(spec.shape.is_fully_defined() for spec in tf.nest.flatten(stream.element_spec))
+    check_program(program(compiled.train_step, next(stream)))
+    check_train_function(compiled, stream)
+
+    plain = make_method(name, optimizer=make)
+    assert plain.jit_compile is False
+    logs, expected = after_one_step(plain, fit)
+    other_logs, found = after_one_step(compiled, fit)
     assert other_logs == pytest.approx(logs, rel=1e-6, abs=1e-7)
     slots = 1e-2 if name in BIASES_BEFORE_NORMS else 1e-3
     share, where = largest_difference(expected, found, slots=slots)
