@@ -1,8 +1,8 @@
 """kill -9 at any moment, and the run that goes on ends as if nothing had happened.
 
 A process that has imported everything and has run nothing, so that it has one thread, forks a
-child a life; the child trains until it is killed. The next child goes on in the same folder, and a
-copy of the folder is finished here and compared with the uninterrupted run.
+child a life; the child trains until it is killed. The next child goes on in the same folder. What a
+death leaves and what the last life ends with are compared with the uninterrupted run.
 """
 
 import functools
@@ -22,15 +22,14 @@ import pytest
 import tensorflow as tf
 
 from tfcontrast import data as data_lib
-from tfcontrast.train import build, checkpoints, loop, state
+from tfcontrast.train import build, checkpoints, loop
 from tfcontrast.train.options import make_config
 
 LAST, EVERY, KEEP = 25, 1, 2
 OPTIONS = {
     "train_steps": LAST,
     "checkpoint_steps": EVERY,
-    "keep_checkpoint_max": KEEP,
-    "monitor_epochs": 5,
+    "monitor_epochs": 0,
 }
 
 # The moment of death: what Python is about to do to which file. True: the checkpoint that is being
@@ -146,7 +145,7 @@ def serve():
 @pytest.fixture(scope="module")
 def child(tiny_config, tmp_path_factory):
     """Lets a child train in a folder; gives its exit code and what it said."""
-    options = tiny_config(**OPTIONS).to_dict()
+    options = tiny_config(**OPTIONS, keep_checkpoint_max=KEEP).to_dict()
     said = tmp_path_factory.mktemp("children") / "said"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with said.open("w") as errors:
@@ -169,24 +168,22 @@ def child(tiny_config, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finish(tiny_config, build_run, scramble, arrays_of, tmp_path_factory):
-    """Finishes a run in this process: its last checkpoint's arrays and its last epoch's numbers."""
-    config = tiny_config(**OPTIONS)
+def whole(tiny_config, build_run, tmp_path_factory):
+    """The folder of a run that nobody kills, with a checkpoint of every step."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = tiny_config(**OPTIONS, keep_checkpoint_max=LAST)
     method, data = build_run(config, tf.distribute.get_strategy())
-    start = arrays_of(method)
-
-    def run(folder):
-        scramble(method)
-        if not checkpoints.list_checkpoints(folder / "checkpoints"):
-            checkpoints.restore(state.full_state(method), start, source="the start")
-        loop.train(method, config, data, folder)
-        return ending(folder)
-
-    return run, run(tmp_path_factory.mktemp("whole"))
+    loop.train(method, config, data, folder)
+    return folder
 
 
-def ending(folder):
-    assert names(folder) == [f"step_{step:08d}" for step in (LAST - EVERY, LAST)]
+def at(folder, step):
+    return checkpoints.read_arrays(folder / f"checkpoints/step_{step:08d}")
+
+
+def ending(folder, kept):
+    steps = range(LAST - EVERY * (kept - 1), LAST + 1, EVERY)
+    assert names(folder) == [f"step_{step:08d}" for step in steps]
     found, manifest = checkpoints.latest_checkpoint(folder / "checkpoints")
     del manifest["logs"]["examples_per_second"]
     return checkpoints.read_arrays(found), manifest["logs"]
@@ -196,11 +193,10 @@ def names(folder):
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
-def assert_same(found, expected, where):
-    assert found[1] == expected[1], where
-    assert found[0].keys() == expected[0].keys()
-    for name, array in found[0].items():
-        np.testing.assert_array_equal(array, expected[0][name], err_msg=f"{name}, {where}")
+def assert_same_arrays(found, expected, where):
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=f"{name}, {where}")
 
 
 def newest(folder):
@@ -208,9 +204,8 @@ def newest(folder):
     return found[1]["step"] if found else 0
 
 
-def survive(child, finish, folder, deaths):
-    """Lives and dies in one folder; after every death the run could be finished exactly."""
-    resume, expected = finish
+def survive(child, whole, folder, deaths):
+    """Lives and dies in one folder; what a death spoiled would still be there at the end."""
     folder.mkdir()
     step = 0
     for place, death in enumerate([*deaths, None]):
@@ -220,34 +215,36 @@ def survive(child, finish, folder, deaths):
         code, said = child(folder, **death)
         assert code == -signal.SIGKILL, f"{where}: {code}, {said}"
         copy = folder.with_name(f"{folder.name}{place}")
-        shutil.copytree(folder, copy)
+        shutil.copytree(folder, copy)  # looking at it mends it
         now = newest(copy)
         if "stage" in death:
             committed = STAGES[death["stage"]][1]
             assert now == step + EVERY * (death["at"] - 1 + committed), where
         assert step <= now < LAST - EVERY, where
+        if now:
+            assert_same_arrays(at(copy, now), at(whole, now), where)
         step = now
-        assert_same(resume(copy), expected, where)
-        shutil.rmtree(copy)
         if "stage" not in death and step > LAST // 2:  # else one might end before it is killed
             shutil.rmtree(folder / "checkpoints")
             step = 0
     code, said = child(folder)
     assert code == 0, said
-    assert_same(ending(folder), expected, "the last life")
+    found, expected = ending(folder, KEEP), ending(whole, LAST)
+    assert found[1] == expected[1]
+    assert_same_arrays(found[0], expected[0], "the last life")
 
 
 @pytest.mark.slow
-def test_killed_at_every_stage_of_writing_and_at_random(child, finish, tmp_path):
+def test_killed_at_every_stage_of_writing_and_at_random(child, whole, tmp_path):
     rng = np.random.default_rng(7)
     stages = [{"stage": stage, "at": int(rng.integers(1, 3))} for stage in STAGES]
     stages[SWEEPING]["at"] = 0  # at the start of a life
-    survive(child, finish, tmp_path / "stages", stages)
+    survive(child, whole, tmp_path / "stages", stages)
     steps = [
         {"at": int(rng.integers(1, 4)), "seconds": float(rng.uniform(0, 0.03))} for _ in range(2)
     ]
     starts = [{"seconds": float(rng.uniform(0, 3))}]
-    survive(child, finish, tmp_path / "random", [steps[0], *starts, steps[1]])
+    survive(child, whole, tmp_path / "random", [steps[0], *starts, steps[1]])
 
 
 if __name__ == "__main__":
