@@ -45,7 +45,10 @@ def make(make_method):
     def build(name, size, *, frozen=False, **options):
         plan = options.pop("plan", PLAN)
         method = make_method(
-            name, plan=dataclasses.replace(plan, micro_batch=size), classes=0, **options
+            name,
+            plan=dataclasses.replace(plan, micro_batch=size),
+            classes=4 if name == "supervised" else 0,
+            **options,
         )
         if frozen:
             for layer in method._flatten_layers():
