@@ -178,6 +178,49 @@ def test_groups_of_batch_norm_must_share_the_batch(tiny_config, strategy_of):
         build.check_batch(dataclasses.replace(config, run=run), strategy_of(replicas))
 
 
+def test_parts_of_a_replicas_share(tiny_config, strategy_of):
+    def check(replicas=2, **options):
+        build.check_batch(tiny_config(train_batch_size=64, **options), strategy_of(replicas))
+
+    for size in (0, 2, 16, 32):
+        check(micro_batch=size)
+    for size in (3, 33, 64):
+        message = (
+            "^--micro_batch must divide the 32 images of --train_batch_size=64 that a replica "
+            f"holds, or be 0. Received: {size}$"
+        )
+        with pytest.raises(UserError, match=message):
+            check(micro_batch=size)
+    with pytest.raises(UserError, match=r"^--micro_batch must be at least 0. Received: -1$"):
+        check(micro_batch=-1)
+    with pytest.raises(UserError, match=r"^--micro_batch must be 0 or at least 2 with .* 1$"):
+        check(micro_batch=1)
+    check(micro_batch=1, method="supervised")
+    with pytest.raises(UserError, match=r"^--micro_batch and --batch_norm_splits .* 16 and 4$"):
+        check(micro_batch=16, batch_norm_splits=4)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_method_takes_parts_or_names_those_that_do(tiny_config, build_run, strategy_of, method):
+    config = tiny_config(
+        method=method, batch_norm_splits=1, train_batch_size=64, micro_batch=16, mode="train"
+    )
+    accepted = sorted(name for name, cls in METHODS.items() if cls.takes_micro_batches)
+    assert accepted == [
+        "barlow_twins", "byol", "dino", "instdisc", "moco_v3", "nnclr", "simclr", "simsiam",
+        "supcon", "supervised", "vicreg",
+    ]  # fmt: skip
+    if method in accepted:
+        build.check_batch(config, strategy_of(1))
+        assert build.make_plan(config, build.open_data(config)).micro_batch == 16
+        return
+    message = f"^--micro_batch is for --method={', '.join(accepted)}. Received: --method={method}$"
+    with pytest.raises(UserError, match=message):
+        build.check_batch(config, strategy_of(1))
+    run = dataclasses.replace(config.run, train_mode="finetune")  # trains a classifier
+    build.check_batch(dataclasses.replace(config, run=run), strategy_of(1))
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_least_batch(tiny_config, strategy_of, method):
     least = METHODS[method].least_batch

@@ -117,6 +117,12 @@ class TrainConfig:
     """How long, how often, how much at once."""
 
     train_batch_size: int = option(4096, "Images of a step, over all replicas.", low=1)
+    micro_batch: int = option(
+        0,
+        "Images of a replica's share that pass the networks at once, for batches that memory does "
+        "not hold; the loss stays the whole batch's, batch norm sees a part. 0: the whole share.",
+        low=0,
+    )
     train_epochs: int = option(100, "Epochs of floor(images / batch) steps.", low=1)
     train_steps: int = option(0, "Steps; wins over train_epochs when set.", low=0)
     checkpoint_epochs: int = option(1, "Epochs between checkpoints.", low=1)

@@ -10,6 +10,7 @@ from tfcontrast.distribute.collectives import (
     shuffle,
     unshuffle,
 )
+from tfcontrast.distribute.parts import part_of_share, rows_in_batch
 from tfcontrast.distribute.strategies import (
     STRATEGIES,
     any_worker,
@@ -31,8 +32,10 @@ __all__ = [
     "make_strategy",
     "num_replicas",
     "num_workers",
+    "part_of_share",
     "permutation",
     "replica_id",
+    "rows_in_batch",
     "shuffle",
     "unshuffle",
     "worker_share",

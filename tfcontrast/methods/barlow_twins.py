@@ -86,6 +86,7 @@ class BarlowTwins(Method):
     """Barlow Twins as a Keras model; see the module's docstring."""
 
     Config = BarlowTwinsConfig
+    takes_micro_batches = True
     metric_names = ("loss", "on_diagonal", "off_diagonal", "effective_channels", "feature_std")
 
     def __init__(

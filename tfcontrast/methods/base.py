@@ -17,6 +17,7 @@ import tensorflow as tf
 from tfcontrast import distribute
 from tfcontrast.config import MethodConfig
 from tfcontrast.methods.bad_views import spoil_together
+from tfcontrast.methods.micro_batch import step_gradients
 from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.probe import train_probe
 from tfcontrast.methods.shared_mean import SharedMean
@@ -56,6 +57,10 @@ class Method(keras.Model, abc.ABC):
 
     reorders: ClassVar[bool] = False
     """Whether ``epoch_order`` gives every epoch an order of its own."""
+
+    takes_micro_batches: ClassVar[bool] = False
+    """Whether all that ``targets`` and ``call`` return are rows, one for each image and view, and
+    the loss takes the batch from them alone: see ``micro_batch.py``."""
 
     encoder_name: ClassVar[str] = "backbone"
     """The network that ``embed`` runs, as the state names it."""
@@ -249,15 +254,8 @@ class Method(keras.Model, abc.ABC):
     def train_step(self, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """One step on this replica's share of the global batch."""
         views = spoil_together(batch["views"])
-        constants = {"step": self.current_step(), **self.targets(views, training=True)}
-        with tf.GradientTape() as tape:
-            outputs = {**constants, **self(views, training=True)}
-            losses = self.compute_losses(outputs, batch)
-            # Optimizers add the replicas' gradients up, so each replica brings its share of the
-            # global mean.
-            loss = losses["loss"] / distribute.num_replicas()
-        variables = self.encoder_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        outputs, losses, gradients = step_gradients(self, views, batch)
+        self.optimizer.apply_gradients(zip(gradients, self.encoder_variables, strict=True))
         if self.probe is not None:
             features = tf.stop_gradient(outputs["features"])
             own = train_probe(self.probe, self.probe_optimizer, features, batch["label"])

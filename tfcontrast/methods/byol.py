@@ -59,6 +59,7 @@ class BYOL(Method):
     """BYOL as a Keras model; see the module's docstring."""
 
     Config = BYOLConfig
+    takes_micro_batches = True
     metric_names = ("loss", "target_similarity", "embedding_std", "feature_std", "ema_decay")
 
     def __init__(

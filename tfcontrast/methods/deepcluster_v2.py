@@ -136,7 +136,7 @@ class DeepClusterV2(Method):
         """Clusters the banks; fills them first if this is the first time."""
         first = int(tf.convert_to_tensor(self.clusterings_done)) == 0
         if first:
-            with still_statistics(self.backbone, self.projector):
+            with still_statistics():
                 # A function of its own, so that no trace of it is used again.
                 rows = run_over(lambda images: self._embed_batch(images))
             everyone = tf.range(self.plan.num_examples, dtype=tf.int64)

@@ -108,6 +108,7 @@ class DINO(Method):
     """DINO as a Keras model; see the module's docstring."""
 
     Config = DINOConfig
+    takes_micro_batches = True
     metric_names = (
         "loss",
         "teacher_entropy",

@@ -86,6 +86,7 @@ class InstDisc(Method):
     """InstDisc as a Keras model; see the module's docstring."""
 
     Config = InstDiscConfig
+    takes_micro_batches = True
     metric_names = (
         "loss",
         "contrastive_accuracy",

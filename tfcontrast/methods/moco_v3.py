@@ -71,6 +71,7 @@ class MoCoV3(Method):
     """MoCo v3 as a Keras model; see the module's docstring."""
 
     Config = MoCoV3Config
+    takes_micro_batches = True
     metric_names = ("loss", "contrastive_accuracy", "feature_std", "ema_decay")
 
     def __init__(

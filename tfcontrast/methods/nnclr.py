@@ -58,6 +58,7 @@ class NNCLR(Method):
     """NNCLR as a Keras model; see the module's docstring."""
 
     Config = NNCLRConfig
+    takes_micro_batches = True
     metric_names = (
         "loss",
         "contrastive_accuracy",

@@ -15,6 +15,7 @@ class Plan:
         steps_per_epoch: steps of one pass over them.
         total_steps: steps of the whole run.
         seed: of queues, banks and permutations.
+        micro_batch: images of a replica's share that pass the networks together; 0: all of it.
     """
 
     batch_size: int = 0
@@ -22,6 +23,7 @@ class Plan:
     steps_per_epoch: int = 0
     total_steps: int = 0
     seed: int = 0
+    micro_batch: int = 0
 
     def need(self, *names: str, why: str) -> None:
         """Checks that these numbers were given.

@@ -58,6 +58,7 @@ class SimCLR(Method):
     """SimCLR as a Keras model; see the module's docstring."""
 
     Config = SimCLRConfig
+    takes_micro_batches = True
     metric_names = (
         "loss",
         "contrastive_accuracy",

@@ -75,6 +75,7 @@ class SimSiam(Method):
     """SimSiam as a Keras model; see the module's docstring."""
 
     Config = SimSiamConfig
+    takes_micro_batches = True
     metric_names = ("loss", "embedding_std", "effective_channels", "feature_std")
 
     def __init__(

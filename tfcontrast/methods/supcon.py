@@ -83,6 +83,7 @@ class SupCon(Method):
     """SupCon as a Keras model; see the module's docstring."""
 
     Config = SupConConfig
+    takes_micro_batches = True
     needs_labels = True
     metric_names = (
         "loss",

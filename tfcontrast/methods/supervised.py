@@ -89,6 +89,7 @@ class Supervised(Method):
     """
 
     Config = SupervisedConfig
+    takes_micro_batches = True
     needs_labels = True
     num_views = 1
     least_batch = 1  # an image is compared with its label

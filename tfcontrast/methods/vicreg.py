@@ -81,6 +81,7 @@ class VICReg(Method):
     """VICReg as a Keras model; see the module's docstring."""
 
     Config = VICRegConfig
+    takes_micro_batches = True
     metric_names = (
         "loss",
         "invariance",

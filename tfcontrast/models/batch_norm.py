@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfcontrast.distribute import all_sum, num_replicas
+from tfcontrast.models.still_statistics import statistics_stand_still
 
 
 @keras.saving.register_keras_serializable(package="tfcontrast")
@@ -116,16 +117,17 @@ class BatchNorm(keras.layers.Layer):
         if not training or not self.trainable:
             y = _apply(x, gamma, beta, moving_mean, moving_variance, self.epsilon)
         else:
-            replicas = num_replicas()
+            replicas, moves = num_replicas(), not statistics_stand_still()
             if replicas > 1 and self.synchronized and self.splits == 1:
                 y, mean, variance = _normalize_together(x, gamma, beta, moving_mean, self.epsilon)
             else:
                 groups = _local_groups(x, self.splits, replicas)
                 y, mean, variance = _normalize_groups(x, gamma, beta, self.epsilon, groups)
-                if replicas > 1:
+                if replicas > 1 and moves:
                     statistics = tf.stop_gradient(tf.stack([mean, variance]))
                     mean, variance = tf.unstack(all_sum(statistics) / replicas)
-            self._move(moving_mean, moving_variance, mean, variance)
+            if moves:
+                self._move(moving_mean, moving_variance, mean, variance)
         return y[:, 0, 0] if inputs.shape.rank == 2 else y
 
     def _move(

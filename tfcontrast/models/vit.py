@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfcontrast.distribute import replica_id
+from tfcontrast.distribute import rows_in_batch
 from tfcontrast.models.freezing import settle_frozen
 from tfcontrast.models.vit_block import INITIALIZATIONS, TransformerBlock, exact_dtype, layer_norm
 from tfcontrast.models.vit_drop_path import drop_path_factors
@@ -214,7 +214,7 @@ class VisionTransformer(keras.Model):
             rows = tf.shape(images)[0] // views
             factors = drop_path_factors(
                 seed,
-                replica_id() * rows + tf.range(rows),
+                rows_in_batch(rows),
                 rate=self._config["drop_path_rate"],
                 depth=self.depth,
                 views=views,

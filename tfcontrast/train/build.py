@@ -190,6 +190,7 @@ def make_plan(config: Config, data: RunData) -> Plan:
         steps_per_epoch=steps,
         total_steps=total_steps(config, steps),
         seed=config.run.seed,
+        micro_batch=config.train.micro_batch,
     )
 
 
@@ -238,4 +239,31 @@ def check_batch(config: Config, strategy: tf.distribute.Strategy) -> None:
         raise UserError(
             f"--batch_norm_splits must divide --train_batch_size={config.train.train_batch_size} "
             f"and be a multiple of the {replicas} replicas, or 1. Received: {splits}"
+        )
+    if config.run.mode.startswith("train"):
+        _check_micro_batch(config, config.train.train_batch_size // replicas, least)
+
+
+def _check_micro_batch(config: Config, share: int, least: int) -> None:
+    """Refuses parts of a replica's share that are not whole, or that the method cannot take."""
+    size, method = config.train.micro_batch, config.run.method
+    if not size:
+        return
+    if config.run.train_mode == "pretrain" and not METHODS[method].takes_micro_batches:
+        accepted = ", ".join(sorted(n for n, cls in METHODS.items() if cls.takes_micro_batches))
+        raise UserError(f"--micro_batch is for --method={accepted}. Received: --method={method}")
+    if size > share or share % size:
+        raise UserError(
+            f"--micro_batch must divide the {share} images of --train_batch_size="
+            f"{config.train.train_batch_size} that a replica holds, or be 0. Received: {size}"
+        )
+    if size < least:
+        raise UserError(
+            f"--micro_batch must be 0 or at least {least} with --method={method}. Received: {size}"
+        )
+    if config.model.batch_norm_splits > 1 and config.run.train_mode != "linear_eval":
+        raise UserError(
+            "--micro_batch and --batch_norm_splits both say which images batch norm takes together;"
+            f" set one of them to its default. Received: {size} and "
+            f"{config.model.batch_norm_splits}"
         )
