@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfcontrast.losses.tiled_softmax import TILE, join, loop, put, split
+from tfcontrast.losses.tiled_softmax import join, loop, put, split, tile_sizes
 
 # exp(-80) is a normal number in float32, and so is exp(80).
 _WIDEST = 80.0
@@ -52,7 +52,7 @@ def tiled_self_softmax(rows: tf.Tensor, *, temperature: float) -> tf.Tensor:
         [0.6930999755859375, 0.6930999755859375, 0.6930999755859375]
     """
     count = rows.shape[0]
-    size = min(count, TILE)
+    size, _ = tile_sizes(count, count)
     shift = 1 / temperature
 
     @tf.custom_gradient

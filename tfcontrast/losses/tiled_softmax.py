@@ -101,8 +101,7 @@ def tiled_softmax(
         [1.3862999677658081, 1.3862999677658081, 1.3862999677658081, 1.3862999677658081]
     """
     n, m = queries.shape[0], keys.shape[0]
-    row_size = min(n, TILE)
-    column_size = min(m, TILE * TILE // row_size)  # few rows: longer tiles, fewer turns
+    row_size, column_size = tile_sizes(n, m)
     mask = _masker(exclusion or Exclusion(), n, m, row_size, column_size)
 
     @tf.custom_gradient
@@ -128,6 +127,12 @@ def tiled_softmax(
 
     log_sum_exp, best, own = softmax(queries, keys)
     return RowSoftmax(log_sum_exp, tf.stop_gradient(best), tf.stop_gradient(own))
+
+
+def tile_sizes(n: int, m: int) -> tuple[int, int]:
+    """Rows and columns of the tiles of n by m logits: of few rows longer ones, for fewer turns."""
+    rows = min(n, TILE)
+    return rows, min(m, TILE * TILE // rows)
 
 
 def split(rows: tf.Tensor, size: int) -> tf.Tensor:
@@ -160,9 +165,7 @@ def hide_padding(logits: tf.Tensor, column: tf.Tensor, count: int) -> tf.Tensor:
         return logits
     real = tf.range(size) < count % size
     last = tf.equal(column, count // size)
-    return tf.cond(
-        last, lambda: tf.where(real[None], logits, lowest(logits.dtype)), lambda: logits
-    )
+    return tf.cond(last, lambda: tf.where(real[None], logits, lowest(logits.dtype)), lambda: logits)
 
 
 # Logits of tile (row, column) and the two numbers, to the masked logits and the rows' own ones.
