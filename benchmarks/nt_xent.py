@@ -34,7 +34,7 @@ def torch_steps(batch: int, dim: int):
             view.grad = None
         value = loss(*views)
         value.backward()
-        yield float(value), float(views[0].grad[0, 0])
+        yield value.item(), views[0].grad[0, 0].item()
 
 
 def tensorflow_steps(batch: int, dim: int, *, tiled: bool):
