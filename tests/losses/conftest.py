@@ -64,3 +64,38 @@ def assert_finite():
         return float(value), [g.numpy() for g in gradients]
 
     return check
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Every loss that can works in tiles of 4 x 4 logits, or of as many as the call says."""
+    from tfcontrast.losses import tiled_softmax
+
+    def use(size=4):
+        monkeypatch.setattr(tiled_softmax, "TILED_LOGITS", 1)
+        monkeypatch.setattr(tiled_softmax, "TILE", size)
+
+    use()
+    return use
+
+
+@pytest.fixture
+def value_and_gradients():
+    """A function (loss, *arrays) -> numpy value and gradients, eagerly or in a graph."""
+    import tensorflow as tf
+
+    def run(loss, *arrays, dtype="float64", compiled=None):
+        tensors = [tf.constant(a, dtype) for a in arrays]
+
+        def step(*rows):
+            with tf.GradientTape() as tape:
+                tape.watch(rows)
+                value = loss(*rows)
+            return value, tape.gradient(value, rows)
+
+        if compiled is not None:
+            step = tf.function(step, jit_compile=compiled == "xla")
+        value, gradients = step(*tensors)
+        return [value.numpy(), *(None if g is None else g.numpy() for g in gradients)]
+
+    return run

@@ -174,3 +174,49 @@ def test_replicas_with_gathered_candidates_give_the_value_of_one(strategy_of):
     a = strategy.experimental_distribute_values_from_function(lambda c: local(c)[0])
     b = strategy.experimental_distribute_values_from_function(lambda c: local(c)[1])
     assert float(step(a, b)) == pytest.approx(float(nt_xent(z1, z2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.05, 0.5])
+@pytest.mark.parametrize("b", [2, 5, 8])
+def test_in_tiles_value_and_gradients_are_those_of_the_dense_form(
+    random_views, small_tiles, value_and_gradients, monkeypatch, b, temperature
+):
+    def loss(a, b):
+        return nt_xent(a, b, temperature=temperature)
+
+    views = random_views(b, 6)
+    tiled = value_and_gradients(loss, *views)
+    monkeypatch.undo()
+    for one, other in zip(tiled, value_and_gradients(loss, *views), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-10)
+
+
+@pytest.mark.parametrize("compiled", ["graph", "xla"])
+def test_in_tiles_compiled_float32_equals_the_papers_formula(
+    random_views, small_tiles, value_and_gradients, monkeypatch, compiled
+):
+    views = random_views(9, 16)
+    value, *gradients = value_and_gradients(nt_xent, *views, dtype="float32", compiled=compiled)
+    assert value == pytest.approx(loop_nt_xent(*views, 0.1), abs=1e-5)
+    monkeypatch.undo()
+    _, *expected = value_and_gradients(nt_xent, *views)
+    for one, other in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+def test_in_tiles_shards_average_to_the_whole(random_views, small_tiles, shards):
+    test_shards_average_to_the_whole_in_value_and_gradient(random_views, shards)
+
+
+def test_from_the_threshold_on_it_works_in_tiles(random_views, value_and_gradients, monkeypatch):
+    from tfcontrast.losses import tiled_softmax
+
+    views = random_views(1024, 8)
+    results = []
+    for threshold in (2**22, 2**22 + 1):
+        monkeypatch.setattr(tiled_softmax, "TILED_LOGITS", threshold)
+        results.append(value_and_gradients(nt_xent, *views, dtype="float32", compiled="graph"))
+    for tiled, dense in zip(*results, strict=True):
+        np.testing.assert_allclose(tiled, dense, atol=1e-5)
+        assert (tiled != dense).any()  # two forms with two roundings

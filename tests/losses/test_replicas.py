@@ -11,7 +11,9 @@ from tfcontrast.losses import (
     dino_loss,
     estimate_log_normalizer,
     in_batch_info_nce,
+    nt_xent,
     sinkhorn,
+    supcon,
     swav_loss,
     teacher_probabilities,
     update_center,
@@ -99,6 +101,31 @@ def test_two_replicas_give_the_value_and_gradients_of_one(strategy_of, random_vi
     assert any(np.abs(gradient).max() > 1e-3 for gradient in outcomes[0][1:])
     for one, two in zip(*outcomes, strict=True):
         np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-11)
+
+
+def supervised(z1, z2):
+    labels = tf.gather(
+        tf.constant([0, 1, 0, 2, -1, 1, 0, -1]), distribute.first_row(z1) + tf.range(z1.shape[0])
+    )
+    views = tf.stack([z1, z2], 1)
+    pool = (distribute.gather(views), distribute.gather(labels))
+    return supcon(views, labels, candidates=pool, first_row=distribute.first_row(z1))
+
+
+TILED = {
+    "nt_xent": lambda a, b: nt_xent(a, b, **both(a, b)),
+    "supcon": supervised,
+    "moco_v3": moco_v3,
+    "nnclr": nnclr,
+}
+
+
+@pytest.mark.parametrize("name", TILED)
+def test_in_tiles_two_replicas_give_the_value_and_gradients_of_one(
+    strategy_of, random_views, small_tiles, monkeypatch, name
+):
+    monkeypatch.setitem(LOSSES, name, TILED[name])
+    test_two_replicas_give_the_value_and_gradients_of_one(strategy_of, random_views, name)
 
 
 def test_every_replica_gets_the_same_state(strategy_of, random_views):

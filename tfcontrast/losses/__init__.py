@@ -26,6 +26,10 @@ from tfcontrast.losses.instance_nce import (
     sampled_softmax,
 )
 from tfcontrast.losses.margin_triplet import margin_triplet
+from tfcontrast.losses.nce_with_accuracy import (
+    in_batch_info_nce_with_accuracy,
+    info_nce_with_accuracy,
+)
 from tfcontrast.losses.neighbours import nearest_neighbours
 from tfcontrast.losses.nt_logistic import nt_logistic
 from tfcontrast.losses.nt_xent import nt_xent
@@ -50,9 +54,11 @@ __all__ = [
     "feature_std",
     "full_softmax",
     "in_batch_info_nce",
+    "in_batch_info_nce_with_accuracy",
     "in_batch_logits",
     "info_nce",
     "info_nce_logits",
+    "info_nce_with_accuracy",
     "margin_triplet",
     "match_locations",
     "nce",

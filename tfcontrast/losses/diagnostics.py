@@ -5,8 +5,11 @@ import tensorflow as tf
 from tfcontrast import distribute
 from tfcontrast.losses.arguments import check_block, check_positive, float_tensor
 from tfcontrast.losses.masked import masked_log_sum_exp
+from tfcontrast.losses.nt_xent import nt_xent as nt_xent_loss
+from tfcontrast.losses.tiled_softmax import in_tiles
+from tfcontrast.losses.tiled_statistics import tiled_statistics
 from tfcontrast.losses.unit_rows import unit_rows
-from tfcontrast.losses.view_pairs import view_pairs
+from tfcontrast.losses.view_pairs import UnitViews, unit_views, view_pairs
 
 _EPSILON = 1e-5  # added to a channel's variance, as batch norm does
 _NOTHING = 1e-6  # far below any R of one live channel
@@ -19,6 +22,7 @@ def contrastive_metrics(
     temperature: float = 0.1,
     candidates: tuple[tf.Tensor, tf.Tensor] | None = None,
     first_row: int | tf.Tensor = 0,
+    nt_xent: tf.Tensor | None = None,
 ) -> dict[str, tf.Tensor]:
     """How well, and how surely, first views find their second views.
 
@@ -41,6 +45,8 @@ def contrastive_metrics(
         candidates: on several replicas, (all z1, all z2) of the global batch, each [B, d]; None on
             one replica.
         first_row: on several replicas, the row of ``candidates`` where local row 0 stands.
+        nt_xent: ``nt_xent`` of the same arguments if it is known already. It spares the largest
+            part of the work when the matrix of cosines is too large to be held.
 
     Returns:
         Scalars ``contrastive_accuracy`` in [0, 1], ``contrastive_entropy`` and
@@ -60,6 +66,13 @@ def contrastive_metrics(
     Differs from the reference code: SimCLR adds 1e-8 inside the logarithm of the entropy.
     """
     check_positive(temperature, "temperature")
+    views = unit_views(z1, z2, candidates, first_row)
+    if in_tiles(views.anchors, views.pool):
+        if nt_xent is None:
+            nt_xent = nt_xent_loss(
+                z1, z2, temperature=temperature, candidates=candidates, first_row=first_row
+            )
+        return _in_tiles(views, tf.stop_gradient(nt_xent), temperature)
     pairs = view_pairs(z1, z2, candidates, first_row)
     logits = tf.stop_gradient(pairs.cosines) / temperature  # [2b, 2B]
     local, count = tf.shape(logits)[0] // 2, tf.shape(logits)[1] // 2
@@ -71,12 +84,24 @@ def contrastive_metrics(
     entropy = -tf.reduce_sum(tf.exp(log_probs) * log_probs, axis=1)
 
     positives = tf.stop_gradient(pairs.positives)[:, None] / temperature
-    nt_xent = masked_log_sum_exp(logits - positives, pairs.others)  # [2b]
-    bound = tf.math.log(tf.cast(2 * count - 1, logits.dtype)) - nt_xent
+    losses = masked_log_sum_exp(logits - positives, pairs.others)  # [2b]
+    bound = tf.math.log(tf.cast(2 * count - 1, logits.dtype)) - losses
     return {
         "contrastive_accuracy": tf.reduce_mean(tf.cast(found == own, logits.dtype)),
         "contrastive_entropy": tf.reduce_mean(entropy),
         "mutual_information_bound": tf.reduce_mean(bound),
+    }
+
+
+def _in_tiles(views: UnitViews, nt_xent: tf.Tensor, temperature: float) -> dict[str, tf.Tensor]:
+    """The same metrics, without the matrix of cosines."""
+    local, count = views.anchors.shape[0] // 2, views.pool.shape[0] // 2
+    queries = views.anchors[:local] / temperature
+    rows = tiled_statistics(queries, views.pool[count:], views.own[:local])
+    return {
+        "contrastive_accuracy": tf.reduce_mean(tf.cast(rows.found, queries.dtype)),
+        "contrastive_entropy": tf.reduce_mean(rows.entropy),
+        "mutual_information_bound": tf.math.log(tf.cast(2 * count - 1, nt_xent.dtype)) - nt_xent,
     }
 
 

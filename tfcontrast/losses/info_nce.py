@@ -4,7 +4,8 @@ He, Fan, Wu, Xie, Girshick: Momentum Contrast for Unsupervised Visual Representa
 arXiv:1911.05722) compares with a queue; Chen, Xie, He: An Empirical Study of Training
 Self-Supervised Vision Transformers (MoCo v3, 2021, arXiv:2104.02057) and Dwibedi et al.: With a
 Little Help from My Friends (NNCLR, 2021, arXiv:2104.14548) compare within the batch. The idea: a
-query must be closer to its own key than to the keys of other images.
+query must be closer to its own key than to the keys of other images. From
+``tiled_softmax.TILED_LOGITS`` logits on both losses are computed in tiles, equal to rounding.
 """
 
 import tensorflow as tf
@@ -17,6 +18,8 @@ from tfcontrast.losses.arguments import (
     float_tensor,
 )
 from tfcontrast.losses.stored_rows import stored_rows
+from tfcontrast.losses.tiled_nce import tiled_in_batch_nce, tiled_queue_nce
+from tfcontrast.losses.tiled_softmax import in_tiles
 from tfcontrast.losses.unit_rows import unit_rows
 
 LEARNERS = ("queries", "keys")
@@ -46,15 +49,22 @@ def info_nce_logits(
         >>> info_nce_logits(q, q, queue, temperature=0.5).numpy().tolist()
         [[2.0, 0.0, -2.0]]
     """
+    queries, keys, negatives = queue_rows(queries, keys, negatives, temperature)
+    positives = tf.reduce_sum(queries * keys, axis=1, keepdims=True)  # [b, 1]
+    others = tf.matmul(queries, negatives, transpose_b=True)  # [b, K]
+    return tf.concat([positives, others], axis=1)
+
+
+def queue_rows(
+    queries: tf.Tensor, keys: tf.Tensor, negatives: tf.Tensor, temperature: float
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Checks the rows of ``info_nce`` and gives unit queries over t, unit keys and negatives."""
     check_positive(temperature, "temperature")
     queries = unit_rows(float_tensor(queries, "queries", rank=2))
     keys = unit_rows(stored_rows(keys, "keys", like=queries))
     check_same_shape(queries, keys, "queries and keys")
-    negatives = stored_rows(negatives, "negatives", like=queries)
-    queries /= temperature  # here and not below: [b, K] is large
-    positives = tf.reduce_sum(queries * keys, axis=1, keepdims=True)  # [b, 1]
-    others = tf.matmul(queries, negatives, transpose_b=True)  # [b, K]
-    return tf.concat([positives, others], axis=1)
+    # Divided here and not in the logits: [b, K] is large.
+    return queries / temperature, keys, stored_rows(negatives, "negatives", like=queries)
 
 
 def info_nce(
@@ -90,6 +100,8 @@ def info_nce(
         >>> round(float(info_nce(z, z, tf.ones([7, 4]) / 2, temperature=0.1)), 4)  # log 8
         2.0794
     """
+    if in_tiles(queries, negatives):
+        return tiled_queue_nce(*queue_rows(queries, keys, negatives, temperature))[0]
     logits = info_nce_logits(queries, keys, negatives, temperature=temperature)
     first = tf.zeros(tf.shape(logits)[:1], tf.int32)
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(first, logits))
@@ -125,6 +137,27 @@ def in_batch_logits(
         >>> logits.numpy().tolist(), targets.numpy().tolist()
         ([[2.0, 0.0], [0.0, 2.0]], [0, 1])
     """
+    queries, pool, targets = batch_rows(
+        queries,
+        keys,
+        temperature=temperature,
+        gradient_to=gradient_to,
+        candidates=candidates,
+        first_row=first_row,
+    )
+    return tf.matmul(queries, pool, transpose_b=True), targets
+
+
+def batch_rows(
+    queries: tf.Tensor,
+    keys: tf.Tensor,
+    *,
+    temperature: float,
+    gradient_to: str,
+    candidates: tf.Tensor | None,
+    first_row: int | tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Checks the rows of ``in_batch_info_nce``; unit queries over t, the unit pool, the targets."""
     check_positive(temperature, "temperature")
     check_option(gradient_to, "gradient_to", LEARNERS)
     queries = float_tensor(queries, "queries", rank=2)
@@ -136,8 +169,8 @@ def in_batch_logits(
         pool = tf.stop_gradient(pool)
     else:
         queries = tf.stop_gradient(queries)
-    logits = tf.matmul(unit_rows(queries) / temperature, unit_rows(pool), transpose_b=True)
-    return logits, tf.cast(first_row, tf.int32) + tf.range(tf.shape(queries)[0])
+    targets = tf.cast(first_row, tf.int32) + tf.range(tf.shape(queries)[0])
+    return unit_rows(queries) / temperature, unit_rows(pool), targets
 
 
 def in_batch_info_nce(
@@ -188,7 +221,7 @@ def in_batch_info_nce(
         1.3863
     """
     check_option(scale, "scale", SCALES)
-    logits, targets = in_batch_logits(
+    rows, pool, targets = batch_rows(
         queries,
         keys,
         temperature=temperature,
@@ -196,6 +229,10 @@ def in_batch_info_nce(
         candidates=candidates,
         first_row=first_row,
     )
+    if in_tiles(rows, pool):
+        loss, _ = tiled_in_batch_nce(rows, pool, targets, gradient_to=gradient_to)
+        return loss if scale == "none" else 2 * temperature * loss
+    logits = tf.matmul(rows, pool, transpose_b=True)
     loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
     return loss if scale == "none" else 2 * temperature * loss
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfcontrast import distribute
 from tfcontrast.losses.arguments import check_positive, float_tensor
 from tfcontrast.losses.stored_rows import row_numbers, stored_rows
+from tfcontrast.losses.tiled_softmax import in_tiles, tiled_softmax
 from tfcontrast.losses.unit_rows import unit_rows
 
 _EPSILON = 1e-7  # inside both denominators, as in the authors' code
@@ -46,7 +47,11 @@ def full_softmax(
     """
     check_positive(temperature, "temperature")
     features, bank, indices = _batch(features, bank, indices)
-    logits = tf.matmul(features / temperature, bank, transpose_b=True)  # [b, n]
+    scaled = features / temperature
+    if in_tiles(features, bank):
+        own = tf.reduce_sum(scaled * tf.gather(bank, indices), axis=1)
+        return tf.reduce_mean(tiled_softmax(scaled, bank, keys_learn=False).log_sum_exp - own)
+    logits = tf.matmul(scaled, bank, transpose_b=True)  # [b, n]
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(indices, logits))
 
 

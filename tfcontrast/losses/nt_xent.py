@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from tfcontrast.losses.arguments import check_positive
 from tfcontrast.losses.masked import masked_log_sum_exp
-from tfcontrast.losses.view_pairs import view_pairs
+from tfcontrast.losses.tiled_self_softmax import one_shift_serves, tiled_self_softmax
+from tfcontrast.losses.tiled_softmax import Exclusion, in_tiles, tiled_softmax
+from tfcontrast.losses.view_pairs import UnitViews, unit_views, view_pairs
 
 
 def nt_xent(
@@ -29,6 +31,9 @@ def nt_xent(
     The sum has 2B - 1 terms: the positive and, as negatives, both views of all other images. The
     loss is the mean of l_i over the anchors, in both directions. Vectors are L2-normalised here.
     Gradients reach both sides of every pair.
+
+    From ``tiled_softmax.TILED_LOGITS`` pairs on the matrix of cosines is never held: the loss is
+    computed tile by tile and is the same to rounding. It then has no gradient of its gradient.
 
     Known values: log(2B - 1) when all embeddings coincide; about log(2B - 1) + 1 / (2 d t^2) for
     random directions; 0 for a batch of one image, which has no negatives.
@@ -61,7 +66,23 @@ def nt_xent(
     gets no gradient.
     """
     check_positive(temperature, "temperature")
+    views = unit_views(z1, z2, candidates, first_row)
+    if in_tiles(views.anchors, views.pool):
+        return _in_tiles(views, temperature)
     pairs = view_pairs(z1, z2, candidates, first_row)
     # With the positive inside the sum its own term is exactly 1, also at temperature 0.001.
     excess = (pairs.cosines - pairs.positives[:, None]) / temperature  # [2b, 2B]
     return tf.reduce_mean(masked_log_sum_exp(excess, pairs.others))
+
+
+def _in_tiles(views: UnitViews, temperature: float) -> tf.Tensor:
+    """The same mean, without the matrix of cosines."""
+    partners = tf.gather(views.pool, views.partner)
+    positives = tf.reduce_sum(views.anchors * partners, axis=1) / temperature
+    if views.pool is views.anchors and one_shift_serves(temperature):
+        log_sum_exp = tiled_self_softmax(views.anchors, temperature=temperature)
+    else:
+        exclusion = Exclusion(own=views.own)
+        queries = views.anchors / temperature
+        log_sum_exp = tiled_softmax(queries, views.pool, exclusion=exclusion).log_sum_exp
+    return tf.reduce_mean(log_sum_exp - positives)

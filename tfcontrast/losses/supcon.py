@@ -15,6 +15,8 @@ from tfcontrast.losses.arguments import (
     float_tensor,
 )
 from tfcontrast.losses.masked import masked_log_sum_exp, masked_mean
+from tfcontrast.losses.tiled_softmax import in_tiles
+from tfcontrast.losses.tiled_supcon import LabelledRows, class_numbers, tiled_supcon
 from tfcontrast.losses.unit_rows import unit_rows
 
 VARIANTS = ("out", "in")
@@ -48,6 +50,10 @@ def supcon(
 
     D_ip is the sum of exp(s_ik / t) over P and N (``all``), over p and N (``one_positive``) or over
     N (``only_negatives``).
+
+    From ``tiled_softmax.TILED_LOGITS`` logits on they are computed in tiles, equal to rounding, and
+    have no gradient of the gradient. ``one_positive`` (a sum over positives of what a first sum
+    gives) and ``positives_cap`` (a rank within the row) are not: they always hold all logits.
 
     The loss is the mean of l_i over all local anchors. Vectors are L2-normalised here; gradients
     reach both sides of every pair. in <= out, and with unique labels and two views both are
@@ -108,19 +114,26 @@ def supcon(
         all_embeddings, all_labels = _examples(*candidates, "candidates' ")
     check_block(embeddings, None if candidates is None else all_embeddings, first_row)
 
-    positive, negative = _masks(
-        labels, all_labels, all_embeddings.shape[1], anchors, positives_cap, first_row
-    )
-    if anchors == "first":
-        embeddings = embeddings[:, :1]
     rows, columns = _flat(unit_rows(embeddings)), _flat(unit_rows(all_embeddings))
-    logits = tf.matmul(rows, columns, transpose_b=True) / temperature  # [anchors, B V]
-    log_probs = _log_probabilities(logits, positive, negative, denominator)
-    if variant == "out":
-        losses = -masked_mean(log_probs, positive)
+    if candidates is None:
+        columns = rows
+    if anchors == "first":
+        rows = _flat(unit_rows(embeddings[:, :1]))
+    if in_tiles(rows, columns) and denominator != "one_positive" and positives_cap is None:
+        shape = (labels.shape[0], all_embeddings.shape[1])
+        batch = _labelled(rows, columns, all_labels, shape, first_row)
+        losses = tiled_supcon(batch, temperature=temperature, variant=variant, among=denominator)
     else:
-        count = tf.reduce_sum(tf.cast(positive, logits.dtype), axis=1)
-        losses = tf.math.log(tf.maximum(count, 1)) - masked_log_sum_exp(log_probs, positive)
+        positive, negative = _masks(
+            labels, all_labels, all_embeddings.shape[1], anchors, positives_cap, first_row
+        )
+        logits = tf.matmul(rows, columns, transpose_b=True) / temperature  # [anchors, B V]
+        log_probs = _log_probabilities(logits, positive, negative, denominator)
+        if variant == "out":
+            losses = -masked_mean(log_probs, positive)
+        else:
+            count = tf.reduce_sum(tf.cast(positive, logits.dtype), axis=1)
+            losses = tf.math.log(tf.maximum(count, 1)) - masked_log_sum_exp(log_probs, positive)
     factor = {"none": 1.0, "temperature": temperature, "base": temperature / _BASE_TEMPERATURE}
     return tf.reduce_mean(losses) * factor[scale]
 
@@ -138,6 +151,32 @@ def _examples(embeddings: tf.Tensor, labels: tf.Tensor, whose: str) -> tuple[tf.
 def _flat(embeddings: tf.Tensor) -> tf.Tensor:
     """[n, V, d] -> [n V, d]; the views of one image stand together."""
     return tf.reshape(embeddings, [-1, embeddings.shape[2]])
+
+
+def _labelled(
+    rows: tf.Tensor,
+    columns: tf.Tensor,
+    all_labels: tf.Tensor,
+    shape: tuple[int, int],
+    first_row: int | tf.Tensor,
+) -> LabelledRows:
+    """The batch for ``tiled_supcon``.
+
+    Args:
+        rows: [anchors, d], all views of the local images or the first ones only.
+        columns: [B V, d].
+        all_labels: [B].
+        shape: b, V.
+        first_row: row of ``all_labels`` where local image 0 stands.
+
+    Returns:
+        The rows, their places among the columns and the columns' classes.
+    """
+    images, num_views = shape
+    numbers = tf.cast(first_row, tf.int32) + tf.range(images)
+    own = numbers[:, None] * num_views + tf.range(rows.shape[0] // images)
+    classes = tf.repeat(class_numbers(all_labels, UNLABELLED), num_views)
+    return LabelledRows(rows, columns, tf.reshape(own, [-1]), classes)
 
 
 def _masks(

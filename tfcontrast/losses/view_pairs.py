@@ -63,6 +63,55 @@ def view_pairs(
         >>> view_pairs(z, z).negatives.numpy().tolist()[0]
         [False, True, False, True]
     """
+    views = unit_views(z1, z2, candidates, first_row)
+    cosines = tf.matmul(views.anchors, views.pool, transpose_b=True)  # [2b, 2B]
+    columns = tf.range(tf.shape(views.pool)[0])
+    is_self = views.own[:, None] == columns
+    is_positive = views.partner[:, None] == columns
+    positives = tf.reduce_sum(tf.where(is_positive, cosines, tf.zeros_like(cosines)), axis=1)
+    return ViewPairs(cosines, positives, ~is_self, ~(is_self | is_positive))
+
+
+class UnitViews(NamedTuple):
+    """Anchors, candidates, and where each anchor and its partner stand among the candidates.
+
+    Attributes:
+        anchors: [2b, d] unit rows: the first views of the b local images, then their second views.
+        pool: [2B, d] unit rows: the first views of all B images, then their second views.
+        own: int32 [2b], the row of ``pool`` that is the anchor.
+        partner: int32 [2b], the row of ``pool`` that is the other view of its image.
+    """
+
+    anchors: tf.Tensor
+    pool: tf.Tensor
+    own: tf.Tensor
+    partner: tf.Tensor
+
+
+def unit_views(
+    z1: tf.Tensor,
+    z2: tf.Tensor,
+    candidates: tuple[tf.Tensor, tf.Tensor] | None = None,
+    first_row: int | tf.Tensor = 0,
+) -> UnitViews:
+    """The rows that ``view_pairs`` compares, without comparing them; its arguments.
+
+    Args:
+        z1: [b, d].
+        z2: [b, d].
+        candidates: (all first views, all second views), each [B, d], or None.
+        first_row: row of ``candidates`` where local row 0 stands.
+
+    Returns:
+        The unit rows and their places. Without candidates ``pool`` is ``anchors``.
+
+    Raises:
+        ValueError: as ``view_pairs``.
+
+    Example:
+        >>> unit_views(tf.eye(2), tf.eye(2)).partner.numpy().tolist()
+        [2, 3, 0, 1]
+    """
     z1, z2 = float_tensor(z1, "z1", rank=2), float_tensor(z2, "z2", rank=2)
     check_same_shape(z1, z2, "z1 and z2")
     anchors = tf.concat([unit_rows(z1), unit_rows(z2)], axis=0)  # [2b, d]
@@ -74,12 +123,9 @@ def view_pairs(
         all_z2 = float_tensor(candidates[1], "candidates[1]", rank=2)
         check_same_shape(all_z1, all_z2, "the two candidates")
         pool = tf.concat([unit_rows(all_z1), unit_rows(all_z2)], axis=0)
-    cosines = tf.matmul(anchors, pool, transpose_b=True)  # [2b, 2B]
-
-    columns = tf.range(tf.shape(pool)[0])
     half = tf.shape(pool)[0] // 2
     rows = tf.cast(first_row, tf.int32) + tf.range(tf.shape(z1)[0])
-    is_self = tf.concat([rows, rows + half], axis=0)[:, None] == columns
-    is_positive = tf.concat([rows + half, rows], axis=0)[:, None] == columns
-    positives = tf.reduce_sum(tf.where(is_positive, cosines, tf.zeros_like(cosines)), axis=1)
-    return ViewPairs(cosines, positives, ~is_self, ~(is_self | is_positive))
+    other = rows + half
+    return UnitViews(
+        anchors, pool, tf.concat([rows, other], axis=0), tf.concat([other, rows], axis=0)
+    )

@@ -156,8 +156,10 @@ class MoCoV3(Method):
                 "candidates": candidates,
                 "first_row": distribute.first_row(keys),
             }
-            loss += losses.in_batch_info_nce(queries, keys, scale="twice_temperature", **where)
-            accuracy += losses.contrastive_accuracy(*losses.in_batch_logits(queries, keys, **where))
+            one_loss, hits = losses.in_batch_info_nce_with_accuracy(
+                queries, keys, scale="twice_temperature", **where
+            )
+            loss, accuracy = loss + one_loss, accuracy + hits
         return {
             "loss": loss,
             "contrastive_accuracy": accuracy / 2,

@@ -138,10 +138,9 @@ class NNCLR(Method):
                 "candidates": everyone[:, view],
                 "first_row": distribute.first_row(keys),
             }
-            loss.append(losses.in_batch_info_nce(queries, keys, **where))
-            accuracy.append(
-                losses.contrastive_accuracy(*losses.in_batch_logits(queries, keys, **where))
-            )
+            one_loss, hits = losses.in_batch_info_nce_with_accuracy(queries, keys, **where)
+            loss.append(one_loss)
+            accuracy.append(hits)
         return {
             "loss": tf.add_n(loss) / 2,
             "contrastive_accuracy": tf.add_n(accuracy) / 2,

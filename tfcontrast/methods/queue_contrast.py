@@ -111,8 +111,7 @@ def contrast(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """InfoNCE of queries [N, d] and their keys against the queue, and its (K+1)-way accuracy."""
     rows = (queries, keys, queue.read())
-    logits = losses.info_nce_logits(*rows, temperature=temperature)
-    return losses.info_nce(*rows, temperature=temperature), losses.contrastive_accuracy(logits)
+    return losses.info_nce_with_accuracy(*rows, temperature=temperature)
 
 
 def push_keys(queue: Queue, keys: tf.Tensor, taken: tf.Tensor, *, keys_per_image: int = 1) -> None:

@@ -101,11 +101,21 @@ class SimCLR(Method):
     ) -> dict[str, tf.Tensor]:
         """Local anchors against the embeddings of every replica."""
         z1, z2 = tf.split(outputs["embeddings"], 2)  # [B, d] each
-        both = distribute.gather(tf.stack([z1, z2], 1))
-        where = {"candidates": (both[:, 0], both[:, 1]), "first_row": distribute.first_row(z1)}
+        where: dict[str, Any] = {}
+        if distribute.num_replicas() > 1:
+            both = distribute.gather(tf.stack([z1, z2], 1))
+            where = {"candidates": (both[:, 0], both[:, 1]), "first_row": distribute.first_row(z1)}
+        loss = self._contrastive_loss(z1, z2, where)
+        metrics = losses.contrastive_metrics(
+            z1,
+            z2,
+            temperature=self.config.temperature,
+            nt_xent=loss if self.config.contrastive_loss == "nt_xent" else None,
+            **where,
+        )
         return {
-            "loss": self.config.loss_scale * self._contrastive_loss(z1, z2, where),
-            **losses.contrastive_metrics(z1, z2, temperature=self.config.temperature, **where),
+            "loss": self.config.loss_scale * loss,
+            **metrics,
             "feature_std": losses.feature_std(outputs["features"]),
         }
 

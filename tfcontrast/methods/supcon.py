@@ -135,8 +135,12 @@ class SupCon(Method):
         config = self.config
         views = tf.stack(tf.split(outputs["embeddings"], 2), 1)  # [B, 2, d]
         labels = tf.cast(batch["label"], tf.int32)  # a TPU sums no int64 over its cores
-        everyone, all_labels = distribute.gather(views), distribute.gather(labels)
-        first_row = distribute.first_row(labels)
+        where: dict[str, Any] = {}
+        pairs: dict[str, Any] = {}
+        if distribute.num_replicas() > 1:
+            everyone, first_row = distribute.gather(views), distribute.first_row(labels)
+            where = {"candidates": (everyone, distribute.gather(labels)), "first_row": first_row}
+            pairs = {"candidates": (everyone[:, 0], everyone[:, 1]), "first_row": first_row}
         loss = losses.supcon(
             views,
             labels,
@@ -145,14 +149,9 @@ class SupCon(Method):
             denominator=config.denominator,
             positives_cap=None if config.positives_cap < 0 else config.positives_cap,
             scale=config.loss_temperature_scale,
-            candidates=(everyone, all_labels),
-            first_row=first_row,
+            **where,
         )
         metrics = losses.contrastive_metrics(
-            views[:, 0],
-            views[:, 1],
-            temperature=config.temperature,
-            candidates=(everyone[:, 0], everyone[:, 1]),
-            first_row=first_row,
+            views[:, 0], views[:, 1], temperature=config.temperature, **pairs
         )
         return {"loss": loss, **metrics, "feature_std": losses.feature_std(outputs["features"])}
