@@ -188,7 +188,8 @@ def finish(tiny_config, build_run, scramble, arrays_of, tmp_path_factory):
 def ending(folder):
     assert names(folder) == [f"step_{step:08d}" for step in (LAST - EVERY, LAST)]
     found, manifest = checkpoints.latest_checkpoint(folder / "checkpoints")
-    del manifest["logs"]["examples_per_second"]
+    for time in ("examples_per_second", "input_wait_share"):
+        del manifest["logs"][time]
     return checkpoints.read_arrays(found), manifest["logs"]
 
 
