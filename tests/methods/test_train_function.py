@@ -1,8 +1,10 @@
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfcontrast.methods.train_function import make_train_function
+from tfcontrast.methods.train_function import InputWait, make_train_function
 
 
 def test_it_takes_the_steps_of_an_execution_and_returns_the_metrics(make_method, batches):
@@ -61,3 +63,42 @@ def test_without_variables_it_says_what_to_call():
 
     with pytest.raises(ValueError, match=r"call prepare\(image_size\).* Received: unbuilt with"):
         make_train_function(Unbuilt("unbuilt"))
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_wait_for_the_input_is_counted(make_method, batches, strategy_of, replicas):
+    """Batches that take 0.2 s each, three calls of two steps: the wait is theirs."""
+    strategy = strategy_of(replicas)
+    method = make_method("simclr", classes=0, strategy=strategy, compile={"steps_per_execution": 2})
+
+    def slow(number):
+        time.sleep(0.2)
+        return number
+
+    def late(batch):
+        pause = tf.numpy_function(slow, [tf.constant(0)], tf.int32)
+        with tf.control_dependencies([pause]):
+            return tf.nest.map_structure(tf.identity, batch)
+
+    data = batches(2).map(late)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    data = data.with_options(options)
+    stream = iter(data if replicas == 1 else strategy.experimental_distribute_dataset(data))
+    function = make_train_function(method)
+    function(stream)
+    before, start = method.input_wait.seconds, time.perf_counter()
+    for _ in range(3):
+        function(stream)
+    waited, passed = method.input_wait.seconds - before, time.perf_counter() - start
+    assert waited <= passed
+    # A strategy prepares the next batches while a step runs.
+    assert waited >= (1.2 if replicas == 1 else 0.05)
+
+
+def test_a_wait_is_a_sum():
+    wait = InputWait()
+    assert wait.seconds == 0.0
+    wait.add(tf.constant(0.25, tf.float64))
+    wait.add(tf.constant(1.5, tf.float64))
+    assert wait.seconds == 1.75

@@ -16,6 +16,7 @@ class Clock:
 
 def model_of(**attributes):
     optimizer = types.SimpleNamespace(learning_rate=0.25, iterations=0)
+    attributes = {"input_wait": types.SimpleNamespace(seconds=7.0)} | attributes
     return types.SimpleNamespace(steps_per_execution=1, optimizer=optimizer, **attributes)
 
 
@@ -36,6 +37,25 @@ def test_rates_leave_tracing_and_pauses_out(monkeypatch):
     assert [logs["examples_per_second"] for logs in seen] == [10.0, 5.0]
     assert [logs["learning_rate"] for logs in seen] == [0.25, 0.25]
     assert rates.mean == pytest.approx(50 / 8)
+
+
+def test_the_share_of_the_wait_is_that_of_the_epochs_counted_steps(monkeypatch):
+    clock, rates = Clock(monkeypatch), callbacks.Rates(10)
+    model = model_of()
+    rates.set_model(model)
+    shares = []
+    for epoch, waits in enumerate([[50.0, 0.5, 0.5], [0.0, 0.0, 0.0], [4.0, 4.0, 4.0]]):
+        rates.on_epoch_begin(epoch)
+        for step, seconds in enumerate(waits):
+            model.input_wait.seconds += seconds
+            clock.now += 4.0
+            rates.on_train_batch_end(step)
+        logs = {}
+        rates.on_epoch_end(epoch, logs)
+        shares.append(logs["input_wait_share"])
+        model.input_wait.seconds += 90.0  # other loops of this model, between epochs
+        clock.now += 500.0
+    assert shares == [1 / 8, 0.0, 1.0]
 
 
 def test_one_step_has_no_rate(monkeypatch):

@@ -90,7 +90,11 @@ def assert_same(first, second):
 
 
 def without_times(logs):
-    return {name: value for name, value in logs.items() if name != "examples_per_second"}
+    return {
+        name: value
+        for name, value in logs.items()
+        if name not in ("examples_per_second", "input_wait_share")
+    }
 
 
 def steps(*numbers):

@@ -185,7 +185,8 @@ def ending(folder, kept):
     steps = range(LAST - EVERY * (kept - 1), LAST + 1, EVERY)
     assert names(folder) == [f"step_{step:08d}" for step in steps]
     found, manifest = checkpoints.latest_checkpoint(folder / "checkpoints")
-    del manifest["logs"]["examples_per_second"]
+    for time in ("examples_per_second", "input_wait_share"):
+        del manifest["logs"][time]
     return checkpoints.read_arrays(found), manifest["logs"]
 
 

@@ -15,7 +15,7 @@ from tfcontrast.train import checkpoints, interruption, loop
 from tfcontrast.train.callbacks import KnnMonitor
 
 STEPS, PER_EPOCH = 12, 5
-TIMES = {"examples_per_second"}
+TIMES = {"examples_per_second", "input_wait_share"}
 
 
 def without_times(logs):

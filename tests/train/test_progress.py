@@ -33,11 +33,12 @@ def test_a_pipe_gets_one_line_an_epoch(clock, capsys):
         "probe_top1": 0.25,
         "monitor_knn_top1": 0.981,
         "examples_per_second": 99.6,
+        "input_wait_share": 0.123,
     }
     drive(shown, clock, steps=10, epoch=0, logs=logs)
     assert capsys.readouterr().out == (
         "epoch 1/3  step 10/30  loss 1.2346  contrastive 50.0 %  probe 25.0 %  "
-        "held-out kNN 98.1 %  100 images/s  0:40 left\n"
+        "held-out kNN 98.1 %  100 images/s  input wait 12 %  0:40 left\n"
     )
 
 

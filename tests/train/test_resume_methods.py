@@ -39,7 +39,11 @@ PARTS = _parts_of_method_tests()
 
 
 def without_times(logs):
-    return {name: value for name, value in logs.items() if name != "examples_per_second"}
+    return {
+        name: value
+        for name, value in logs.items()
+        if name not in ("examples_per_second", "input_wait_share")
+    }
 
 
 def at_step(folder, step):

@@ -119,12 +119,13 @@ def everything(folder):
     found, manifest = checkpoints.latest_checkpoint(folder / "checkpoints")
     assert manifest["step"] == LAST
     result = json.loads((folder / "result.json").read_text())
-    logs = {n: v for n, v in result["train"]["last_epoch"].items() if n != "examples_per_second"}
+    times = ("examples_per_second", "input_wait_share")
+    logs = {n: v for n, v in result["train"]["last_epoch"].items() if n not in times}
     points = {}
     for path in folder.glob("events.*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
-                if value.tag not in ("views", "examples_per_second"):
+                if value.tag not in ("views", *times):
                     points[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
     assert {step for tag, step in points if tag == "monitor_knn_top1"} == {5, 10, 12}
     return checkpoints.read_arrays(found), logs, points, result["evaluation"]

@@ -21,7 +21,7 @@ from tfcontrast.methods.micro_batch import step_gradients
 from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.probe import train_probe
 from tfcontrast.methods.shared_mean import SharedMean
-from tfcontrast.methods.train_function import make_train_function
+from tfcontrast.methods.train_function import InputWait, make_train_function
 from tfcontrast.optim import Adam, Group, SkippingOptimizer, SummedOptimizer, variable_roles
 
 RunOver: TypeAlias = Callable[[Callable[[tf.Tensor], tf.Tensor]], np.ndarray[Any, Any]]
@@ -76,6 +76,7 @@ class Method(keras.Model, abc.ABC):
         super().__init__(name=type(self).__name__.lower())
         self.backbone = backbone
         self.plan = plan or Plan()
+        self.input_wait = InputWait()
         self.probe: Any = None
         self.probe_optimizer: Any = None
         names = self.metric_names

@@ -9,6 +9,30 @@ import tensorflow as tf
 TrainFunction = Callable[[Any], dict[str, tf.Tensor]]
 
 
+class InputWait:
+    """The time that the training loop has spent waiting for its next batch.
+
+    It is taken inside the step's graph, around the iterator's next, and added up on the host;
+    nothing waits for a step's result before `seconds` is read. On a CPU it is the time in which the
+    training stood still. An accelerator works on while the host waits, so that there it is an upper
+    bound: near 0, the input is fast enough; near the whole time, the input or the accelerator's own
+    queue may be what holds the loop.
+    """
+
+    def __init__(self) -> None:
+        self._total = tf.zeros([], tf.float64)
+
+    def add(self, seconds: tf.Tensor) -> None:
+        """Counts a float64 scalar, which may still be computed."""
+        with tf.device("CPU:0"):
+            self._total = self._total + seconds
+
+    @property
+    def seconds(self) -> float:
+        """All the time since the model was made."""
+        return float(self._total)
+
+
 def make_train_function(model: keras.Model) -> TrainFunction:
     """Builds the function that takes ``steps_per_execution`` steps and returns the metrics.
 
@@ -19,7 +43,7 @@ def make_train_function(model: keras.Model) -> TrainFunction:
         model: compiled, its optimizer built; ``train_step`` moves ``metrics``.
 
     Returns:
-        A function of an iterator over batches.
+        A function of an iterator over batches. It counts into the model's ``input_wait``.
 
     Raises:
         ValueError: the optimizer has no variables yet.
@@ -34,10 +58,32 @@ def make_train_function(model: keras.Model) -> TrainFunction:
     if model.jit_compile and strategy.num_replicas_in_sync == 1:
         step = tf.function(step, jit_compile=True, reduce_retracing=True)
 
-    def train_function(iterator: Any) -> dict[str, tf.Tensor]:
+    def train_function(iterator: Any) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        waited = tf.zeros([], tf.float64)
         for _ in range(model.steps_per_execution):
-            strategy.run(step, args=(next(iterator),))
-        return {metric.name: metric.result() for metric in model.metrics}
+            batch, seconds = _timed_next(iterator)
+            waited += seconds
+            strategy.run(step, args=(batch,))
+        return {metric.name: metric.result() for metric in model.metrics}, waited
 
-    compiled: TrainFunction = train_function if model.run_eagerly else tf.function(train_function)
-    return compiled
+    compiled: Any = train_function if model.run_eagerly else tf.function(train_function)
+
+    def counted(iterator: Any) -> dict[str, tf.Tensor]:
+        results, waited = compiled(iterator)
+        model.input_wait.add(waited)
+        return results
+
+    if not model.run_eagerly:
+        counted.get_concrete_function = compiled.get_concrete_function  # type: ignore[attr-defined]
+    return counted
+
+
+def _timed_next(iterator: Any) -> tuple[Any, tf.Tensor]:
+    """The next batch, and the seconds until it was there."""
+    with tf.device("CPU:0"):
+        start = tf.timestamp()
+    with tf.control_dependencies([start]):
+        batch = next(iterator)
+    there = tf.nest.flatten(batch, expand_composites=True)
+    with tf.control_dependencies(there), tf.device("CPU:0"):
+        return batch, tf.timestamp() - start

@@ -13,10 +13,12 @@ from tfcontrast import evaluate
 
 
 class Rates(keras.callbacks.Callback):
-    """Adds ``examples_per_second`` and ``learning_rate`` to an epoch's logs.
+    """Adds ``examples_per_second``, ``input_wait_share`` and ``learning_rate`` to an epoch's logs.
 
-    The first step is left out, since it holds the tracing of the graph, and so is what other
-    callbacks do between epochs.
+    ``input_wait_share`` is the share of the time in which the loop waited for its next batch (see
+    `InputWait`): near 0 the network sets the speed, towards 1 the input does. The first step is
+    left out, since it holds the tracing of the graph, and so is what other callbacks do between
+    epochs.
 
     Args:
         batch_size: images of a step.
@@ -26,18 +28,20 @@ class Rates(keras.callbacks.Callback):
         super().__init__()
         self._batch_size = batch_size
         self._traced = False
-        self._start, self._steps = 0.0, 0
+        self._start, self._steps, self._waited = 0.0, 0, 0.0
         self._images, self._seconds = 0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Starts the clock."""
         self._start, self._steps = time.perf_counter(), 0
+        self._waited = self.model.input_wait.seconds
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts."""
         if self._traced:
             self._steps += self.model.steps_per_execution
         else:
+            self._waited = self.model.input_wait.seconds
             self._traced, self._start = True, time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -48,6 +52,8 @@ class Rates(keras.callbacks.Callback):
         if logs is not None:
             if images:
                 logs["examples_per_second"] = images / seconds
+                waited = self.model.input_wait.seconds - self._waited
+                logs["input_wait_share"] = min(1.0, waited / seconds)
             logs["learning_rate"] = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
 
     @property

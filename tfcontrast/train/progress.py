@@ -89,6 +89,8 @@ class Progress(keras.callbacks.Callback):
                 )
         if "examples_per_second" in logs:
             parts.append(f"{logs['examples_per_second']:.0f} images/s")
+        if "input_wait_share" in logs:
+            parts.append(f"input wait {100 * logs['input_wait_share']:.0f} %")
         done = self._step - self._first
         left = (time.perf_counter() - self._start) / max(done, 1) * (self._total - self._step)
         parts.append(f"{_clock(left)} left")
