@@ -118,7 +118,8 @@ def test_graph_eager_and_xla_take_the_undivided_batchs_steps(make, fit, compiled
     options = {"backbone": Exact, "compile": compiled, "frozen": True}
     whole, parts = (make("simclr", size, **options) for size in (0, 4))
     expected, found = fit(whole, 2), fit(parts, 2)
-    assert found == pytest.approx(expected, rel=1e-5)
+    for name in ("loss", "feature_std"):  # the others count which of two near rows is nearer
+        assert found[name] == pytest.approx(expected[name], rel=1e-5)
     assert_close(values(whole), values(parts), 1e-5)
 
 
