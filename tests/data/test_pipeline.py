@@ -77,7 +77,9 @@ def cheap_distort(images, seeds, recipe):
 
 
 CHEAP = {
-    "crop_view": cheap_crop,
+    "crop_draws": lambda seeds: tf.bitcast(seeds, tf.float32),
+    "cut_view": lambda x, draws, recipe: cheap_crop(x, tf.bitcast(draws, tf.uint32), recipe),
+    "finish_crop": lambda crops, draws, recipe: crops,
     "distort_view": cheap_distort,
     "make_view": lambda x, seeds, recipe: cheap_distort(
         cheap_crop(x, seeds, recipe), seeds, recipe

@@ -20,8 +20,9 @@ from tfcontrast.augment.geometry import (
     warp_affine,
     whole_boxes,
 )
-from tfcontrast.augment.jitter import color_jitter
+from tfcontrast.augment.jitter import color_jitter, color_jitter_one
 from tfcontrast.augment.noise import cutout, gaussian_noise, sobel, sobel_gradients
+from tfcontrast.augment.one_by_one import distort_each
 from tfcontrast.augment.random import (
     example_seeds,
     normal,
@@ -32,7 +33,15 @@ from tfcontrast.augment.random import (
 )
 from tfcontrast.augment.recipes import RECIPES, view_recipes
 from tfcontrast.augment.view_recipe import ViewRecipe
-from tfcontrast.augment.views import crop_boxes, crop_view, distort_view, make_view
+from tfcontrast.augment.views import (
+    crop_boxes,
+    crop_draws,
+    crop_view,
+    cut_view,
+    distort_view,
+    finish_crop,
+    make_view,
+)
 
 __all__ = [
     "RECIPES",
@@ -43,13 +52,18 @@ __all__ = [
     "adjust_hue",
     "adjust_saturation",
     "color_jitter",
+    "color_jitter_one",
     "crop_and_resize",
     "crop_boxes",
+    "crop_draws",
     "crop_view",
+    "cut_view",
     "cutout",
+    "distort_each",
     "distort_view",
     "eval_view",
     "example_seeds",
+    "finish_crop",
     "flip_left_right",
     "gaussian_blur",
     "gaussian_noise",

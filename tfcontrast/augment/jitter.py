@@ -1,5 +1,7 @@
 """Colour jitter: brightness, contrast, saturation, hue, in an order of its own for every image."""
 
+import functools
+
 import tensorflow as tf
 
 from tfcontrast.augment.color import LUMA, Planes, saturate_planes, shift_hue_planes
@@ -56,6 +58,65 @@ def color_jitter(
     planes = blends(planes, ~after_hue)
     planes = _clip(shift_hue_planes(planes, amounts[:, HUE, None, None]))
     return tf.stack(blends(planes, after_hue), axis=-1)
+
+
+def color_jitter_one(
+    image: tf.Tensor,
+    amounts: tf.Tensor,
+    places: tf.Tensor,
+    *,
+    brightness_mode: str = "multiplicative",
+    contrast_mean: str = "channel",
+    saturation_mode: str = "hsv",
+) -> tf.Tensor:
+    """`color_jitter` of one image, to rounding: each of its operations is computed once.
+
+    Here the order is a number and not one for every image of a batch, so that XLA branches.
+
+    Args:
+        image: [1, H, W, 3] in [0, 1].
+        amounts: [1, 4].
+        places: [1, 4] int32.
+        brightness_mode: as there.
+        contrast_mean: as there.
+        saturation_mode: as there.
+    """
+    brightness, contrast, saturation, hue = tf.unstack(amounts[0])
+    operation_at = tf.argsort(places[0])
+
+    def brighter(planes: Planes) -> Planes:
+        if brightness_mode == "additive":
+            return tuple(plane + brightness for plane in planes)
+        return tuple(plane * brightness for plane in planes)
+
+    def contrasted(planes: Planes) -> Planes:
+        means = [tf.reduce_mean(plane, axis=[1, 2], keepdims=True) for plane in planes]
+        if contrast_mean == "grey":
+            means = [_luma(tuple(means))] * 3
+        return _toward(planes, tuple(means), contrast)
+
+    def saturated(planes: Planes) -> Planes:
+        if saturation_mode == "hsv":
+            return saturate_planes(planes, saturation)
+        return _toward(planes, (_luma(planes),) * 3, saturation)
+
+    ways = (brighter, contrasted, saturated, lambda planes: shift_hue_planes(planes, hue))
+
+    def body(place: tf.Tensor, *planes: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        branches = [functools.partial(way, planes) for way in ways]
+        return place + 1, *_clip(tf.switch_case(operation_at[place], branches))
+
+    planes: Planes = (image[..., 0], image[..., 1], image[..., 2])
+    result = tf.while_loop(lambda place, *_: place < 4, body, (0, *planes), maximum_iterations=4)
+    return tf.stack(result[1:], axis=-1)
+
+
+def _toward(planes: Planes, centre: Planes, factor: tf.Tensor) -> Planes:
+    """The centre at factor 0, the image at 1."""
+    return tuple(
+        factor * plane + (1.0 - factor) * middle
+        for plane, middle in zip(planes, centre, strict=True)
+    )
 
 
 def _blend_stage(

@@ -4,6 +4,7 @@ Every draw follows from the image's own seed (`random.example_seeds`), so a view
 the batch around it.
 """
 
+import functools
 import math
 
 import tensorflow as tf
@@ -11,8 +12,13 @@ import tensorflow as tf
 from tfcontrast.augment.blur import gaussian_blur, kernel_size_for
 from tfcontrast.augment.color import solarize, to_grayscale
 from tfcontrast.augment.crops import DRAWS, area_law_boxes, height_law_boxes
-from tfcontrast.augment.geometry import crop_and_resize, warp_affine
-from tfcontrast.augment.jitter import color_jitter
+from tfcontrast.augment.geometry import (
+    crop_and_resize,
+    cut_and_resize,
+    flip_left_right,
+    warp_affine,
+)
+from tfcontrast.augment.jitter import color_jitter, color_jitter_one
 from tfcontrast.augment.noise import cutout, gaussian_noise
 from tfcontrast.augment.random import permutations, uniform
 from tfcontrast.augment.view_recipe import ViewRecipe
@@ -57,7 +63,7 @@ def crop_boxes(
     Returns:
         [B, 4] int32: y, x, height, width.
     """
-    return _boxes(_crop_draws(seeds), heights, widths, recipe)
+    return _boxes(crop_draws(seeds), heights, widths, recipe)
 
 
 def crop_view(images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe) -> tf.Tensor:
@@ -67,7 +73,7 @@ def crop_view(images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe) -> tf.Ten
     computed. SimCLR's code clips the overshoot of the bicubic kernel only after the next operation;
     here it never gets there.
     """
-    draws = _crop_draws(seeds)
+    draws = crop_draws(seeds)
     shape = tf.shape(images)
     boxes = _boxes(draws, shape[1], shape[2], recipe)
     flip = draws[:, _FLIP_GATE] < recipe.flip_probability if recipe.flip_probability else None
@@ -82,8 +88,53 @@ def crop_view(images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe) -> tf.Ten
     return tf.clip_by_value(views, 0.0, 1.0)
 
 
-def distort_view(images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe) -> tf.Tensor:
-    """The second half of `make_view`: everything that keeps the size, on [B, S, S, 3] in [0, 1]."""
+def crop_draws(seeds: tf.Tensor) -> tf.Tensor:
+    """All that is random in `crop_view`: [B, draws] float32 in [0, 1) from seeds [B, 2]."""
+    return uniform(seeds, DRAWS + 2, stream=_CROP_STREAM)
+
+
+def cut_view(image: tf.Tensor, draws: tf.Tensor, recipe: ViewRecipe) -> tf.Tensor:
+    """The part of `crop_view` that an image of any size needs for itself: cut and resize.
+
+    The rest costs several times as much outside of a compiled batch, and goes there.
+
+    Args:
+        image: [1, h, w, 3] uint8.
+        draws: [1, ...] from `crop_draws`.
+        recipe: its crop_* and resize fields count.
+
+    Returns:
+        [1, S, S, 3] float32, about 0 to 255.
+    """
+    shape, sides = tf.shape(image), (recipe.image_size, recipe.image_size)
+    box = _boxes(draws, shape[1], shape[2], recipe)[0]
+    return cut_and_resize(
+        image, box, sides, method=recipe.resize_method, antialias=recipe.antialias
+    )
+
+
+def finish_crop(crops: tf.Tensor, draws: tf.Tensor, recipe: ViewRecipe) -> tf.Tensor:
+    """Makes `crop_view` of `cut_view`: [B, S, S, 3] of 0 to 255 becomes flipped and [0, 1]."""
+    crops = crops * (1.0 / 255.0)
+    if recipe.flip_probability:
+        crops = flip_left_right(crops, draws[:, _FLIP_GATE] < recipe.flip_probability)
+    return tf.clip_by_value(crops, 0.0, 1.0)
+
+
+def distort_view(
+    images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe, *, alone: bool = False
+) -> tf.Tensor:
+    """The second half of `make_view`: everything that keeps the size.
+
+    Args:
+        images: [B, S, S, 3] float32 in [0, 1].
+        seeds: [B, 2] uint32.
+        recipe: what may happen.
+        alone: B is 1, and jitter and blur are computed only where they happen.
+
+    Returns:
+        As `images`.
+    """
     columns = uniform(seeds, len(_DISTORT_DRAWS), stream=_DISTORT_STREAM)
     draws = dict(zip(_DISTORT_DRAWS, tf.unstack(columns, axis=1), strict=True))
     if recipe.rotate_degrees or recipe.translate or recipe.zoom or recipe.shear:
@@ -92,19 +143,17 @@ def distort_view(images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe) -> tf.
     if recipe.grayscale_probability and recipe.grayscale_first:
         images = to_grayscale(images, grey)
     if recipe.jitter_probability:
-        images = _random_jitter(images, seeds, draws, recipe)
+        images = _random_jitter(images, seeds, draws, recipe, alone)
     if recipe.grayscale_probability and not recipe.grayscale_first:
         images = to_grayscale(images, grey)
     if recipe.blur_probability:
         sigmas = _between(draws["sigma"], *recipe.blur_sigma)
         kernel_size = recipe.blur_kernel_size or kernel_size_for(recipe.image_size)
-        images = gaussian_blur(
-            images,
-            sigmas,
-            draws["blur"] < recipe.blur_probability,
-            kernel_size,
-            padding=recipe.blur_padding,
+        mask = draws["blur"] < recipe.blur_probability
+        blur = functools.partial(
+            gaussian_blur, images, sigmas, mask, kernel_size, padding=recipe.blur_padding
         )
+        images = tf.cond(mask[0], blur, lambda sharp=images: sharp) if alone else blur()
     if recipe.solarize_probability:
         images = solarize(images, draws["solarize"] < recipe.solarize_probability)
     if recipe.erase_probability:
@@ -113,10 +162,6 @@ def distort_view(images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe) -> tf.
         stddevs = draws["noise"] * recipe.noise_stddev
         images = gaussian_noise(images, stddevs, seeds, stream=_NOISE_STREAM)
     return tf.clip_by_value(images, 0.0, 1.0)
-
-
-def _crop_draws(seeds: tf.Tensor) -> tf.Tensor:
-    return uniform(seeds, DRAWS + 2, stream=_CROP_STREAM)
 
 
 def _boxes(
@@ -155,7 +200,11 @@ def _random_affine(images: tf.Tensor, draws: dict[str, tf.Tensor], recipe: ViewR
 
 
 def _random_jitter(
-    images: tf.Tensor, seeds: tf.Tensor, draws: dict[str, tf.Tensor], recipe: ViewRecipe
+    images: tf.Tensor,
+    seeds: tf.Tensor,
+    draws: dict[str, tf.Tensor],
+    recipe: ViewRecipe,
+    alone: bool,
 ) -> tf.Tensor:
     additive = recipe.brightness_mode == "additive"
     centre = tf.constant([0.0 if additive else 1.0, 1.0, 1.0, 0.0])
@@ -172,7 +221,8 @@ def _random_jitter(
     unit = tf.stack([draws[name] for name in ("brightness", "contrast", "saturation", "hue")], -1)
     amounts = tf.constant(lows) + (tf.constant(highs) - tf.constant(lows)) * unit
     live = draws["jitter"][:, None] < recipe.jitter_probability
-    return color_jitter(
+    jitter = functools.partial(
+        color_jitter_one if alone else color_jitter,
         images,
         tf.where(live, amounts, centre),
         permutations(seeds, 4, stream=_ORDER_STREAM),
@@ -180,6 +230,7 @@ def _random_jitter(
         contrast_mean=recipe.contrast_mean,
         saturation_mode=recipe.saturation_mode,
     )
+    return tf.cond(live[0, 0], jitter, lambda: images) if alone else jitter()
 
 
 def _random_erase(images: tf.Tensor, draws: dict[str, tf.Tensor], recipe: ViewRecipe) -> tf.Tensor:

@@ -10,13 +10,25 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfcontrast.augment import ViewRecipe, crop_view, distort_view, example_seeds, make_view
+from tfcontrast.augment import (
+    ViewRecipe,
+    crop_draws,
+    cut_view,
+    distort_each,
+    distort_view,
+    example_seeds,
+    finish_crop,
+    make_view,
+)
 from tfcontrast.data.host import PREFETCH, cores, ordered_options, resident_rows
 from tfcontrast.data.index_stream import index_stream
 from tfcontrast.data.index_stream import steps_per_epoch as _steps_per_epoch
 from tfcontrast.data.reading import make_reader, make_reporter, read_in_order, stand_ins
 from tfcontrast.data.service import serve
 from tfcontrast.data.source import Source
+
+_CHUNK = 16  # images of many sizes that are compiled as one
+_LARGE = 64  # side in pixels from which images are distorted one after the other
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -89,9 +101,8 @@ def train_dataset(
         stream = index_stream(source.num_examples, batch_size, steps=steps, order=order, **how)
         calls = num_parallel_calls or cores()
         if cropped:
-            batches = _crop_batches(stream, source, recipes, rows, seed, calls)
-        else:
-            batches = _image_batches(stream, source, rows, calls)
+            return _crop_batches(stream, source, recipes, rows, seed, calls, finish)
+        batches = _image_batches(stream, source, rows, calls)
         # A compiled batch already uses several cores, and training wants some.
         calls = num_parallel_calls or max(2, cores() // 4)
         return batches.map(finish, num_parallel_calls=calls, deterministic=True)
@@ -174,11 +185,12 @@ def _image_batches(
 def _read_rows(stream: tf.data.Dataset, source: Source, calls: int) -> tf.data.Dataset:
     """The images of a stream of batches, one by one, read in parallel."""
     read = make_reader(source)
-    # (counter, index) -> the arguments of `read`
-    places = stream.unbatch().map(lambda counter, index: (index, index, counter))
+    # (counter, index, ...) -> the arguments of `read`
+    places = stream.unbatch().map(lambda counter, index, *more: (index, index, counter, *more))
 
-    def name(*parts: tf.Tensor) -> dict[str, Any]:
-        return dict(zip(("images", "label", "index", "wanted", "counter"), parts, strict=True))
+    def name(*parts: Any) -> dict[str, Any]:
+        names = ("images", "label", "index", "wanted", "counter", "draws")
+        return dict(zip(names[: len(parts)], parts, strict=True))
 
     return read_in_order(places, read, calls).map(name)
 
@@ -190,19 +202,45 @@ def _crop_batches(
     rows: int,
     seed: int,
     calls: int,
+    finish: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> tf.data.Dataset:
-    """Batches of crops, for images of many sizes; each image is decoded once for all views."""
+    """Batches of views of images of many sizes; each image is decoded once for all views.
+
+    The views are finished by chunks: small enough that many can be in work at once, and of one size
+    whatever the batch, so that processes that share a batch compile the same.
+    """
+
+    def draw(counters: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        draws = [crop_draws(example_seeds(seed, counters, view)) for view in range(len(recipes))]
+        return counters, indices, tf.stack(draws, axis=1)
 
     def crop(row: dict[str, Any]) -> dict[str, Any]:
+        draws = row.pop("draws")
         crops = [
-            crop_view(row["images"][None], example_seeds(seed, row["counter"][None], view), recipe)
+            cut_view(row["images"][None], draws[None, view], recipe)[0]
             for view, recipe in enumerate(recipes)
         ]
-        return {**row, "images": tuple(each[0] for each in crops)}
+        return {**row, "images": tuple(crops)}
 
-    examples = _read_rows(stream, source, calls)
+    # Drawn by the batch: hundreds of small operations, whose cost is their number.
+    examples = _read_rows(stream.map(draw), source, calls)
     examples = examples.map(crop, num_parallel_calls=calls, deterministic=True)
-    return examples.batch(rows, drop_remainder=True)
+    chunk = _chunk_of(rows)
+    chunks = examples.batch(chunk, drop_remainder=True)
+    chunks = chunks.map(finish, num_parallel_calls=calls, deterministic=True)
+    if chunk == rows:
+        return chunks
+
+    def join(batch: Any) -> Any:
+        return tf.nest.map_structure(lambda x: tf.reshape(x, [rows, *x.shape[2:]]), batch)
+
+    return chunks.batch(rows // chunk, drop_remainder=True).map(join)
+
+
+def _chunk_of(rows: int) -> int:
+    """The largest divisor of a batch's rows up to `_CHUNK`; all rows when that is 1."""
+    largest = max(size for size in range(1, _CHUNK + 1) if rows % size == 0)
+    return largest if largest > 1 else rows
 
 
 def _view_maker(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool) -> Any:
@@ -217,11 +255,16 @@ def _view_maker(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool) -
 
 
 def _distorter(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool) -> Any:
+    def way(recipe: ViewRecipe) -> Callable[..., tf.Tensor]:
+        # Without XLA a loop over images costs more than it saves.
+        return distort_each if jit_compile and recipe.image_size >= _LARGE else distort_view
+
     @tf.function(jit_compile=jit_compile)
     def distort(crops: tuple[tf.Tensor, ...], counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return tuple(
-            distort_view(batch, example_seeds(seed, counters, view), recipe)
-            for view, (batch, recipe) in enumerate(zip(crops, recipes, strict=True))
-        )
+        views = []
+        for view, (batch, recipe) in enumerate(zip(crops, recipes, strict=True)):
+            seeds = example_seeds(seed, counters, view)
+            views.append(way(recipe)(finish_crop(batch, crop_draws(seeds), recipe), seeds, recipe))
+        return tuple(views)
 
     return distort

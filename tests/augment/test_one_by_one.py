@@ -1,0 +1,61 @@
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcontrast.augment import (
+    ViewRecipe,
+    color_jitter,
+    color_jitter_one,
+    distort_each,
+    distort_view,
+    example_seeds,
+)
+
+SIZE, BATCH = 24, 40
+RECIPE = ViewRecipe(
+    image_size=SIZE, jitter_probability=0.7, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2,
+    grayscale_probability=0.3, blur_probability=0.5, blur_kernel_size=5, solarize_probability=0.3,
+)  # fmt: skip
+RECIPES = {
+    "tensorflow": RECIPE,
+    "torchvision": dataclasses.replace(
+        RECIPE, brightness_mode="additive", contrast_mean="grey", saturation_mode="grey",
+        blur_padding="reflect", grayscale_first=True,
+    ),
+}  # fmt: skip
+
+
+def images_and_seeds():
+    images = np.random.default_rng(1).random([BATCH, SIZE, SIZE, 3], np.float32)
+    return tf.constant(images), example_seeds(5, tf.range(BATCH, dtype=tf.int64), 1)
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_one_by_one_is_the_batch(kind):
+    """40 images: each of the 24 orders is about as likely, each change happens and does not."""
+    images, seeds = images_and_seeds()
+    expected = distort_view(images, seeds, RECIPES[kind]).numpy()
+    each = tf.function(lambda x, s: distort_each(x, s, RECIPES[kind]), jit_compile=True)
+    np.testing.assert_allclose(each(images, seeds), expected, atol=1e-5)
+
+
+def test_an_image_does_not_depend_on_those_beside_it():
+    images, seeds = images_and_seeds()
+    each = tf.function(lambda x, s: distort_each(x, s, RECIPE), jit_compile=True)
+    whole = each(images, seeds).numpy()
+    backwards = each(images[::-1], seeds[::-1]).numpy()[::-1]
+    np.testing.assert_array_equal(whole, backwards)
+
+
+def test_every_order_of_the_jitter_of_one():
+    images, _ = images_and_seeds()
+    amounts = tf.constant([[1.3, 0.6, 1.5, -0.1]])
+    one = tf.function(color_jitter_one, jit_compile=True)
+    for places in itertools.permutations(range(4)):
+        places = tf.constant([places], tf.int32)
+        np.testing.assert_allclose(
+            one(images[:1], amounts, places), color_jitter(images[:1], amounts, places), atol=1e-5
+        )

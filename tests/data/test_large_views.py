@@ -1,0 +1,93 @@
+"""Large views of images of many sizes: cut one by one, finished by chunks, one after the other."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcontrast.augment import ViewRecipe, example_seeds, make_view
+from tfcontrast.data import Source, pipeline, train_dataset
+
+COUNT, BATCH, SEED = 7, 6, 3
+IMAGES = np.random.default_rng(0).integers(0, 255, [COUNT, 90, 80, 3], np.uint8, endpoint=True)
+RECIPES = (
+    ViewRecipe(image_size=64, crop_probability=1.0, crop_area=(0.3, 1.0), flip_probability=0.5,
+               jitter_probability=0.8, contrast=0.8, hue=0.2, blur_probability=0.5),
+    ViewRecipe(image_size=5, crop_probability=0.8, crop_area=(0.2, 0.8), grayscale_probability=0.5),
+)  # fmt: skip
+
+
+def source():
+    images, labels = tf.constant(IMAGES), tf.zeros([COUNT], tf.int64)
+
+    def read(index):
+        image = images[index][: 90 - tf.cast(index % 5, tf.int32)]
+        return tf.ensure_shape(image, [None, None, 3]), labels[index]
+
+    return Source(name="toy", split="train", num_examples=COUNT, num_classes=1, read=read)
+
+
+VIEWS = {}
+
+
+def train(steps, chunk=2, **options):
+    """Batches of 6 in chunks of 2 or 3, with one compilation for each."""
+    if chunk not in VIEWS:
+        VIEWS[chunk] = pipeline.view_maker(source(), RECIPES, seed=SEED)
+    options = {"batch_size": BATCH, "seed": SEED, "views": VIEWS[chunk]} | options
+    return list(train_dataset(source(), RECIPES, **options).take(steps))
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(pipeline, "_CHUNK", 2)
+
+
+def assert_same(ours, others):
+    for left, right in zip(tf.nest.flatten(ours), tf.nest.flatten(others), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_they_are_the_views_of_the_definition():
+    (batch,) = train(1)
+    assert [view.shape for view in batch["views"]] == [(6, 64, 64, 3), (6, 5, 5, 3)]
+    for view, recipe in enumerate(RECIPES):
+        # TensorFlow's kernel resizes one image only where its size is unknown.
+        make = tf.function(
+            lambda x, s, recipe=recipe: make_view(x[None], s, recipe)[0],
+            input_signature=[
+                tf.TensorSpec([None, None, 3], tf.uint8),
+                tf.TensorSpec([1, 2], tf.uint32),
+            ],
+        )
+        seeds = example_seeds(SEED, tf.range(BATCH, dtype=tf.int64), view)
+        for row, index in enumerate(batch["index"].numpy()):
+            expected = make(source().load(tf.constant(index)), seeds[row : row + 1])
+            np.testing.assert_allclose(batch["views"][view][row], expected, atol=1e-5)
+
+
+def test_a_restart_is_the_tail_bit_for_bit_whatever_the_threads():
+    whole = train(4)
+    assert_same(train(2, start_step=2), whole[2:])
+    assert_same(train(4, num_parallel_calls=5), whole)
+
+
+def test_processes_that_share_a_batch_make_its_rows_bit_for_bit():
+    """Both compile chunks of two, so that here even rounding is the same."""
+    whole = train(2)
+    parts = [train(2 * count, share=(first, count, 3)) for first, count in ((0, 1), (1, 2))]
+    joined = [
+        tf.nest.map_structure(
+            lambda *p: np.concatenate(p), parts[0][i], *parts[1][2 * i : 2 * i + 2]
+        )
+        for i in range(2)
+    ]
+    assert_same(joined, whole)
+
+
+@pytest.mark.parametrize(
+    ("most", "rows", "expected"),
+    [(16, 256, 16), (16, 100, 10), (16, 24, 12), (16, 37, 37), (2, 1, 1)],
+)
+def test_a_chunk_divides_the_batch(monkeypatch, most, rows, expected):
+    monkeypatch.setattr(pipeline, "_CHUNK", most)
+    assert pipeline._chunk_of(rows) == expected
