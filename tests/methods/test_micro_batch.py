@@ -120,7 +120,11 @@ def test_graph_eager_and_xla_take_the_undivided_batchs_steps(make, fit, compiled
     expected, found = fit(whole, 2), fit(parts, 2)
     for name in ("loss", "feature_std"):  # the others count which of two near rows is nearer
         assert found[name] == pytest.approx(expected[name], rel=1e-5)
-    assert_close(values(whole), values(parts), 1e-5)
+    first, second = (
+        {name: value for name, value in values(method).items() if not name.startswith("metrics/")}
+        for method in (whole, parts)
+    )
+    assert_close(first, second, 1e-5)
 
 
 @pytest.mark.parametrize(("name", "replicas"), [("simclr", 2), ("moco_v3", 2), ("simclr", 4)])
