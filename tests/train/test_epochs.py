@@ -131,7 +131,6 @@ def test_every_epoch_is_begun_before_its_first_step(whole, cls):
     assert method.begun[0][1].shape == (data.train.num_examples, 1)
 
 
-# amid an epoch, at its end, in the last one
 @pytest.mark.parametrize(
     ("cls", "step"), [(Begins, 3), (Begins, 5), (Orders, 3), (Orders, 5), (Orders, 11)]
 )
@@ -255,8 +254,7 @@ def test_after_a_rollback_the_rest_of_the_epoch_follows_the_older_state(
     np.testing.assert_array_equal(at(tmp_path, 7)["table"], at(folder, 4)["table"])
     best = np.argsort(at(folder, 4)["table"])[-BATCH * PER_EPOCH :]
     order = np.random.default_rng([config.run.seed, 1]).permutation(best)
-    np.testing.assert_array_equal(made[2][1], order)
-    assert np.any(made[1][1] != order)
+    assert made[2][1].tolist() == order.tolist() != made[1][1].tolist()
     # the epoch's running means hold its three steps with a loss
     assert at(tmp_path, 10)["metrics/loss/1"] == 5
     expected = [at(tmp_path, step) for step in (9, STEPS)]
