@@ -16,6 +16,7 @@ import json
 import math
 import pathlib
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -64,6 +65,12 @@ def encoder_of(path: pathlib.Path, seed: int) -> str:
     return " ".join([*named, f"seed={seed}"])
 
 
+def processor_seconds() -> float:
+    """What the runs have used so far, over all cores; other work beside them does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def run(method: str, path: pathlib.Path, seed: int, folder: pathlib.Path) -> dict:
     """Runs one recipe, and gives its record."""
     encoder = encoder_of(path, seed)
@@ -75,9 +82,9 @@ def run(method: str, path: pathlib.Path, seed: int, folder: pathlib.Path) -> dic
     ]  # fmt: skip
     commit = git("rev-parse", "--short", "HEAD")
     changed = "+" if git("status", "--porcelain", "--untracked-files=no", "tfcontrast") else ""
-    started = time.perf_counter()
+    started, used = time.perf_counter(), processor_seconds()
     subprocess.run(words, cwd=ROOT, check=True)
-    seconds = time.perf_counter() - started
+    seconds, used = time.perf_counter() - started, processor_seconds() - used
     result = json.loads((folder / "result.json").read_text())
     trained = result["train"]
     values: dict[str, dict[str, float]] = {}
@@ -99,6 +106,7 @@ def run(method: str, path: pathlib.Path, seed: int, folder: pathlib.Path) -> dic
         "spread": last["feature_std"] * math.sqrt(width),
         "steps": trained["steps"],
         "minutes": seconds / 60,
+        "cpu_minutes": used / 60,
         "commit": commit + changed,
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
     }
@@ -109,15 +117,17 @@ def table(records: list[dict]) -> str:
     untrained = {r["encoder"]: r for r in records if r["untrained"] is not None}
     lines = [
         "| `--flagfile=` | seed | kNN top-1 | untrained | gain | probe top-1 | spread | steps "
-        "| minutes | commit |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| minutes | CPU minutes | commit |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in sorted(records, key=lambda r: (r["method"], r["seed"])):
         start = untrained[r["encoder"]]["untrained"]
+        used = f"{r['cpu_minutes']:.1f}" if "cpu_minutes" in r else "-"
         lines.append(
             f"| [{r['recipe']}]({r['recipe']}) | {r['seed']} | {100 * r['knn']:.1f} "
             f"| {100 * start:.1f} | {100 * (r['knn'] - start):+.1f} | {100 * r['probe']:.1f} "
-            f"| {r['spread']:.2f} | {r['steps']:,} | {r['minutes']:.1f} | {r['commit']} |"
+            f"| {r['spread']:.2f} | {r['steps']:,} | {r['minutes']:.1f} "
+            f"| {used} | {r['commit']} |"
         )
     return "\n".join(lines)
 
