@@ -135,7 +135,7 @@ def test_batch_norm_sees_the_same_parts_on_any_number_of_replicas(
     many = make(name, 8 // replicas, optimizer="sgd", strategy=strategy_of(replicas))
     expected, found = fit(one, 2), fit(many, 2)
     assert found == pytest.approx(expected, rel=1e-5)
-    assert_close(values(one), values(many), 1e-5)
+    assert_close(values(one), values(many), 3e-5)  # the slots of betas are sums that cancel
     for variable in state.full_state(many).values():
         first, *others = getattr(variable.value, "values", (variable.value,))
         for other in others:

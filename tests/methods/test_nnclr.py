@@ -221,15 +221,20 @@ class WithoutNegatives(NNCLR):
 
 
 @pytest.mark.parametrize("variant", [NNCLR, WithoutNegatives])
-def test_other_images_keep_it_from_collapse(make_method, fit, monkeypatch, variant):
+def test_other_images_keep_it_from_collapse(make_method, batches, monkeypatch, variant):
     monkeypatch.setitem(METHODS, "nnclr", variant)
     config = NNCLRConfig(
         queue_size=16, num_proj_layers=1, proj_out_dim=5, pred_hidden_dim=8, temperature=0.2
     )
     method = make_method(
-        "nnclr", config=config, classes=0, optimizer=lambda: keras.optimizers.Adam(0.01)
+        "nnclr", config=config, classes=0, optimizer=lambda: keras.optimizers.Adam(0.03)
     )
-    assert fit(method, 1)["embedding_std"] > 0.2
-    fit(method, 150)
-    end = fit(method, 1)["embedding_std"]
-    assert end > 0.2 if variant is NNCLR else end < 0.05
+    # Other images at every step: the queue does not hold an image's own row, as it would not in
+    # an epoch of many.
+    parts = [next(iter(batches(2, seed=seed))) for seed in range(40)]
+    images = tf.nest.map_structure(lambda *rows: tf.concat(rows, 0), *parts)
+    stream = tf.data.Dataset.from_tensor_slices(images).batch(16, drop_remainder=True).repeat()
+    history = method.fit(stream, epochs=3, steps_per_epoch=100, shuffle=False, verbose=0).history
+    end = history["embedding_std"][-1]
+    # Seeds 1 and 2: 0.43 and 0.44 against 0.001 and 0.000.
+    assert end > 0.3 if variant is NNCLR else end < 0.05
