@@ -24,6 +24,7 @@ EDGES = {
     "num_prototypes": (2, 1),
     "num_proj_layers": (16, 17),
     "pred_hidden_dim": (1, 0),
+    "proj_head_mode": ("none", "deep"),
     "proj_hidden_dim": (0, -1),
     "proj_out_dim": (1, 0),
     "queue_size": (0, -1),
