@@ -93,7 +93,7 @@ class DINOConfig(MultiCropConfig, MomentumConfig):
     DIGITS: ClassVar[Mapping[str, Any]] = {
         "final_learning_rate": 0.0,
         "final_weight_decay": -1.0,
-        "clip_tensor_norm": 0.0,
+        "clip_norm": 0.0,
         "num_local_views": 0,
         "proj_hidden_dim": 256,
         "proj_out_dim": 64,
