@@ -30,7 +30,7 @@ class Begins(SimCLR):
 
     def one_number(self, images):
         self.traces += 1
-        return self.embed(images)[:, 2:3]
+        return tf.reduce_sum(self.embed(images), 1, keepdims=True)  # one channel may be dead
 
     def begin_epoch(self, epoch, run_over):
         found = run_over(self.one_number)
@@ -126,7 +126,7 @@ def test_every_epoch_is_begun_before_its_first_step(whole, cls):
                 state.model_state(method), at(folder, epoch * PER_EPOCH), source="x"
             )
             images = data.train.images / np.float32(255)
-            expected = method.embed(tf.constant(images))[:, 2]
+            expected = tf.reduce_sum(method.embed(tf.constant(images)), 1)
             np.testing.assert_allclose(found[:, 0], expected, rtol=1e-4, atol=1e-6)
     assert method.begun[0][1].shape == (data.train.num_examples, 1)
 
@@ -256,7 +256,7 @@ def test_after_a_rollback_the_rest_of_the_epoch_follows_the_older_state(
     order = np.random.default_rng([config.run.seed, 1]).permutation(best)
     assert made[2][1].tolist() == order.tolist() != made[1][1].tolist()
     # the epoch's running means hold its three steps with a loss
-    assert at(tmp_path, 10)["metrics/loss/1"] == 5
+    assert at(tmp_path, 10)["metrics/loss/1"] == 3
     expected = [at(tmp_path, step) for step in (9, STEPS)]
     for step in (8, 9, 10, 11, 12):
         shutil.rmtree(tmp_path / f"checkpoints/step_{step:08d}")
