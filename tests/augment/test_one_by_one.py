@@ -12,6 +12,8 @@ from tfcontrast.augment import (
     distort_each,
     distort_view,
     example_seeds,
+    make_each,
+    make_view,
 )
 
 SIZE, BATCH = 24, 40
@@ -40,6 +42,22 @@ def test_one_by_one_is_the_batch(kind):
     expected = distort_view(images, seeds, RECIPES[kind]).numpy()
     each = tf.function(lambda x, s: distort_each(x, s, RECIPES[kind]), jit_compile=True)
     np.testing.assert_allclose(each(images, seeds), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_whole_views_one_by_one_are_the_batch(dtype):
+    """From images of another size, bytes and floats, each with a box and a flip of its own."""
+    images, seeds = images_and_seeds()
+    images = images[:, :, :20]
+    if dtype == "uint8":
+        images = tf.cast(images * 255.0, tf.uint8)
+    recipe = dataclasses.replace(
+        RECIPE, image_size=16, crop_probability=0.9, crop_area=(0.1, 0.9), flip_probability=0.5
+    )
+    each = tf.function(lambda x, s: make_each(x, s, recipe), jit_compile=True)
+    views = each(images, seeds)
+    assert views.shape == [BATCH, 16, 16, 3]
+    np.testing.assert_allclose(views, make_view(images, seeds, recipe), atol=1e-5)
 
 
 def test_an_image_does_not_depend_on_those_beside_it():

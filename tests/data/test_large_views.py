@@ -1,4 +1,4 @@
-"""Large views of images of many sizes: cut one by one, finished by chunks, one after the other."""
+"""Views by chunks, one after the other: of images of many sizes, and of resident ones."""
 
 import numpy as np
 import pytest
@@ -26,15 +26,24 @@ def source():
     return Source(name="toy", split="train", num_examples=COUNT, num_classes=1, read=read)
 
 
+def resident():
+    labels = np.zeros([COUNT], np.int64)
+    return Source(
+        name="toy", split="train", num_examples=COUNT, num_classes=1, images=IMAGES, labels=labels
+    )
+
+
+SOURCES = {"many sizes": source, "resident": resident}
+every_source = pytest.mark.parametrize("kind", SOURCES)
 VIEWS = {}
 
 
-def train(steps, chunk=2, **options):
-    """Batches of 6 in chunks of 2 or 3, with one compilation for each."""
-    if chunk not in VIEWS:
-        VIEWS[chunk] = pipeline.view_maker(source(), RECIPES, seed=SEED)
-    options = {"batch_size": BATCH, "seed": SEED, "views": VIEWS[chunk]} | options
-    return list(train_dataset(source(), RECIPES, **options).take(steps))
+def train(steps, kind="many sizes", **options):
+    """Batches of 6 in chunks of 2, with one compilation for each kind."""
+    if kind not in VIEWS:
+        VIEWS[kind] = pipeline.view_maker(SOURCES[kind](), RECIPES, seed=SEED)
+    options = {"batch_size": BATCH, "seed": SEED, "views": VIEWS[kind]} | options
+    return list(train_dataset(SOURCES[kind](), RECIPES, **options).take(steps))
 
 
 @pytest.fixture(autouse=True)
@@ -65,16 +74,26 @@ def test_they_are_the_views_of_the_definition():
             np.testing.assert_allclose(batch["views"][view][row], expected, atol=1e-5)
 
 
-def test_a_restart_is_the_tail_bit_for_bit_whatever_the_threads():
-    whole = train(4)
-    assert_same(train(2, start_step=2), whole[2:])
-    assert_same(train(4, num_parallel_calls=5), whole)
+def test_resident_images_are_seen_whole_in_the_order_of_the_stream():
+    """Chunks that are joined: every row is the view of its own image, by its own seed."""
+    for step, batch in enumerate(train(2, "resident")):
+        seeds = example_seeds(SEED, tf.range(BATCH, dtype=tf.int64) + step * BATCH, 0)
+        expected = make_view(IMAGES[batch["index"].numpy()], seeds, RECIPES[0])
+        np.testing.assert_allclose(batch["views"][0], expected, atol=1e-5)
 
 
-def test_processes_that_share_a_batch_make_its_rows_bit_for_bit():
+@every_source
+def test_a_restart_is_the_tail_bit_for_bit_whatever_the_threads(kind):
+    whole = train(4, kind)
+    assert_same(train(2, kind, start_step=2), whole[2:])
+    assert_same(train(4, kind, num_parallel_calls=5), whole)
+
+
+@every_source
+def test_processes_that_share_a_batch_make_its_rows_bit_for_bit(kind):
     """Both compile chunks of two, so that here even rounding is the same."""
-    whole = train(2)
-    parts = [train(2 * count, share=(first, count, 3)) for first, count in ((0, 1), (1, 2))]
+    whole = train(2, kind)
+    parts = [train(2 * count, kind, share=(first, count, 3)) for first, count in ((0, 1), (1, 2))]
     joined = [
         tf.nest.map_structure(
             lambda *p: np.concatenate(p), parts[0][i], *parts[1][2 * i : 2 * i + 2]
@@ -90,4 +109,8 @@ def test_processes_that_share_a_batch_make_its_rows_bit_for_bit():
 )
 def test_a_chunk_divides_the_batch(monkeypatch, most, rows, expected):
     monkeypatch.setattr(pipeline, "_CHUNK", most)
-    assert pipeline._chunk_of(rows) == expected
+    assert pipeline._chunk_of(rows, RECIPES) == expected
+
+
+def test_chunks_of_small_views_are_larger():
+    assert pipeline._chunk_of(256, RECIPES[1:]) == 128

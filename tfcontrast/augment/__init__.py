@@ -22,7 +22,7 @@ from tfcontrast.augment.geometry import (
 )
 from tfcontrast.augment.jitter import color_jitter, color_jitter_one
 from tfcontrast.augment.noise import cutout, gaussian_noise, sobel, sobel_gradients
-from tfcontrast.augment.one_by_one import distort_each
+from tfcontrast.augment.one_by_one import distort_each, make_each
 from tfcontrast.augment.random import (
     example_seeds,
     normal,
@@ -68,6 +68,7 @@ __all__ = [
     "gaussian_blur",
     "gaussian_noise",
     "kernel_size_for",
+    "make_each",
     "make_view",
     "normal",
     "permutations",

@@ -18,6 +18,7 @@ from tfcontrast.augment import (
     distort_view,
     example_seeds,
     finish_crop,
+    make_each,
     make_view,
 )
 from tfcontrast.data.host import PREFETCH, cores, ordered_options, resident_rows
@@ -27,8 +28,8 @@ from tfcontrast.data.reading import make_reader, make_reporter, read_in_order, s
 from tfcontrast.data.service import serve
 from tfcontrast.data.source import Source
 
-_CHUNK = 16  # images of many sizes that are compiled as one
-_LARGE = 64  # side in pixels from which images are distorted one after the other
+_CHUNK, _CHUNK_OF_SMALL = 16, 128  # images whose views are made by one call of compiled code
+_SMALL = 64  # side in pixels below which a call is short beside what it costs to make it
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -100,12 +101,18 @@ def train_dataset(
         how: dict[str, Any] = {"seed": seed, "start_step": start_step, "share": share}
         stream = index_stream(source.num_examples, batch_size, steps=steps, order=order, **how)
         calls = num_parallel_calls or cores()
-        if cropped:
-            return _crop_batches(stream, source, recipes, rows, seed, calls, finish)
-        batches = _image_batches(stream, source, rows, calls)
-        # A compiled batch already uses several cores, and training wants some.
-        calls = num_parallel_calls or max(2, cores() // 4)
-        return batches.map(finish, num_parallel_calls=calls, deterministic=True)
+        chunk = _chunk_of(rows, recipes)
+        if source.images is not None:
+            chunks = _gathered(stream, source, rows, chunk)
+        else:
+            examples = (
+                _cropped(stream, source, recipes, seed, calls)
+                if cropped
+                else _read_rows(stream, source, calls)
+            )
+            chunks = examples.batch(chunk, drop_remainder=True)
+        chunks = chunks.map(finish, num_parallel_calls=calls, deterministic=True)
+        return _join(chunks, rows, chunk)
 
     dataset = batches_of(None)
     if service:
@@ -161,14 +168,14 @@ def _deal(dataset: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
     return dataset.map(cut).unbatch()
 
 
-def _image_batches(
-    stream: tf.data.Dataset, source: Source, rows: int, calls: int
-) -> tf.data.Dataset:
-    """Whole batches of images of one size: gathered, or read in parallel."""
-    if source.images is None:
-        return _read_rows(stream, source, calls).batch(rows, drop_remainder=True)
+def _gathered(stream: tf.data.Dataset, source: Source, rows: int, chunk: int) -> tf.data.Dataset:
+    """Chunks of resident images."""
     images, labels = resident_rows(source)
     table = stand_ins(source)
+
+    def cut(*batch: tf.Tensor) -> tf.data.Dataset:
+        parts = [tf.reshape(part, [rows // chunk, chunk]) for part in batch]
+        return tf.data.Dataset.from_tensor_slices(tuple(parts))
 
     def gather(counters: tf.Tensor, indices: tf.Tensor) -> dict[str, Any]:
         shown = indices if table is None else tf.gather(table, indices)
@@ -179,7 +186,7 @@ def _image_batches(
             "counter": counters,
         }
 
-    return stream.map(gather)
+    return (stream if chunk == rows else stream.flat_map(cut)).map(gather)
 
 
 def _read_rows(stream: tf.data.Dataset, source: Source, calls: int) -> tf.data.Dataset:
@@ -195,20 +202,14 @@ def _read_rows(stream: tf.data.Dataset, source: Source, calls: int) -> tf.data.D
     return read_in_order(places, read, calls).map(name)
 
 
-def _crop_batches(
+def _cropped(
     stream: tf.data.Dataset,
     source: Source,
     recipes: tuple[ViewRecipe, ...],
-    rows: int,
     seed: int,
     calls: int,
-    finish: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> tf.data.Dataset:
-    """Batches of views of images of many sizes; each image is decoded once for all views.
-
-    The views are finished by chunks: small enough that many can be in work at once, and of one size
-    whatever the batch, so that processes that share a batch compile the same.
-    """
+    """The crops of images of many sizes; each image is decoded once for all views."""
 
     def draw(counters: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
         draws = [crop_draws(example_seeds(seed, counters, view)) for view in range(len(recipes))]
@@ -224,30 +225,40 @@ def _crop_batches(
 
     # Drawn by the batch: hundreds of small operations, whose cost is their number.
     examples = _read_rows(stream.map(draw), source, calls)
-    examples = examples.map(crop, num_parallel_calls=calls, deterministic=True)
-    chunk = _chunk_of(rows)
-    chunks = examples.batch(chunk, drop_remainder=True)
-    chunks = chunks.map(finish, num_parallel_calls=calls, deterministic=True)
-    if chunk == rows:
-        return chunks
-
-    def join(batch: Any) -> Any:
-        return tf.nest.map_structure(lambda x: tf.reshape(x, [rows, *x.shape[2:]]), batch)
-
-    return chunks.batch(rows // chunk, drop_remainder=True).map(join)
+    return examples.map(crop, num_parallel_calls=calls, deterministic=True)
 
 
-def _chunk_of(rows: int) -> int:
-    """The largest divisor of a batch's rows up to `_CHUNK`; all rows when that is 1."""
-    largest = max(size for size in range(1, _CHUNK + 1) if rows % size == 0)
+def _chunk_of(rows: int, recipes: tuple[ViewRecipe, ...]) -> int:
+    """The largest divisor of a batch's rows up to the size of a chunk; all rows when that is 1.
+
+    Chunks are small enough that many can be in work at once, and of one size whatever the batch, so
+    that processes that share a batch compile the same.
+    """
+    small = max(recipe.image_size for recipe in recipes) < _SMALL
+    most = _CHUNK_OF_SMALL if small else _CHUNK
+    largest = max(size for size in range(1, most + 1) if rows % size == 0)
     return largest if largest > 1 else rows
 
 
+def _join(chunks: tf.data.Dataset, rows: int, chunk: int) -> tf.data.Dataset:
+    """Makes batches of chunks."""
+    if chunk == rows:
+        return chunks
+
+    def flat(batch: Any) -> Any:
+        return tf.nest.map_structure(lambda x: tf.reshape(x, [rows, *x.shape[2:]]), batch)
+
+    return chunks.batch(rows // chunk, drop_remainder=True).map(flat)
+
+
 def _view_maker(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool) -> Any:
+    # Without XLA a loop over images costs more than it saves.
+    make = make_each if jit_compile else make_view
+
     @tf.function(jit_compile=jit_compile)
     def make_views(images: tf.Tensor, counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return tuple(
-            make_view(images, example_seeds(seed, counters, view), recipe)
+            make(images, example_seeds(seed, counters, view), recipe)
             for view, recipe in enumerate(recipes)
         )
 
@@ -255,16 +266,14 @@ def _view_maker(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool) -
 
 
 def _distorter(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool) -> Any:
-    def way(recipe: ViewRecipe) -> Callable[..., tf.Tensor]:
-        # Without XLA a loop over images costs more than it saves.
-        return distort_each if jit_compile and recipe.image_size >= _LARGE else distort_view
+    way = distort_each if jit_compile else distort_view
 
     @tf.function(jit_compile=jit_compile)
     def distort(crops: tuple[tf.Tensor, ...], counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
         views = []
         for view, (batch, recipe) in enumerate(zip(crops, recipes, strict=True)):
             seeds = example_seeds(seed, counters, view)
-            views.append(way(recipe)(finish_crop(batch, crop_draws(seeds), recipe), seeds, recipe))
+            views.append(way(finish_crop(batch, crop_draws(seeds), recipe), seeds, recipe))
         return tuple(views)
 
     return distort
