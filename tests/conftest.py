@@ -1,5 +1,6 @@
 """A strict and repeatable world for every test: four CPU devices, fixed seeds, no network."""
 
+import gc
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
@@ -25,6 +27,19 @@ _STRATEGIES = {}
 @pytest.fixture(autouse=True)
 def _fixed_seeds():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forgotten_graphs():
+    """TensorFlow keeps every traced `tf.custom_gradient`, and so its graph, for good.
+
+    A worker that ran all files so grew to 10 GB, and every collection of garbage walked through it.
+    """
+    yield
+    gradients = ops.gradient_registry._registry
+    for name in [name for name in gradients if name.startswith("CustomGradient-")]:
+        del gradients[name]
+    gc.collect()
 
 
 @pytest.fixture
