@@ -157,12 +157,10 @@ class SummedOptimizer(SkippingOptimizer):
             self.descend(gradient, variable, learning_rate)
             return
 
-        def thawed() -> tf.Tensor:
+        # Not a `tf.cond`: TensorFlow rewrites sums inside of one to a temporary variable that a
+        # branch not taken makes and never destroys, and the next step fails.
+        with self.taken_if(tf.convert_to_tensor(self.iterations) >= first_step):
             self.descend(gradient, variable, learning_rate)
-            return tf.constant(True)
-
-        step = tf.convert_to_tensor(self.iterations)
-        tf.cond(step >= first_step, thawed, lambda: tf.constant(False))
 
     def group(self, variable: tf.Variable) -> Group:
         """The group of a variable; that of all others for one that is in none."""

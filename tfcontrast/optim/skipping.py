@@ -4,7 +4,8 @@ One NaN in one image, or a loss that overflows once, would otherwise end a train
 never leaves weights and moments again.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -46,6 +47,16 @@ class SkippingOptimizer(keras.optimizers.Optimizer):
         """The summed gradients as they are used, given the norm of all of them together."""
         del norm
         return gradients
+
+    @contextlib.contextmanager
+    def taken_if(self, condition: tf.Tensor) -> Iterator[None]:
+        """Inside, what is written counts only where the [] bool condition holds as well."""
+        outer = self._takes
+        self._takes = condition if outer is None else outer & condition
+        try:
+            yield
+        finally:
+            self._takes = outer
 
     def assign(self, variable: Any, value: tf.Tensor) -> None:
         """Sets a weight or a slot to ``value``, unless the step is skipped."""
@@ -97,11 +108,8 @@ class SkippingOptimizer(keras.optimizers.Optimizer):
         def update(
             variable: tf.Variable, gradient: tf.Tensor, learning_rate: tf.Tensor, finite: tf.Tensor
         ) -> None:
-            self._takes = finite
-            try:
+            with self.taken_if(finite):
                 self.update_step(gradient, variable, learning_rate)
-            finally:
-                self._takes = None
 
         for gradient, variable in grads_and_vars:
             strategy.extended.update(
