@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -102,3 +105,41 @@ def test_a_wait_is_a_sum():
     wait.add(tf.constant(0.25, tf.float64))
     wait.add(tf.constant(1.5, tf.float64))
     assert wait.seconds == 1.75
+
+
+ONE_CORE = """
+import os, time, types
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import tensorflow as tf
+from tfcontrast.methods.train_function import InputWait, make_train_function
+
+total = tf.Variable(0.0)
+
+def train_step(batch):
+    for _ in range(20):
+        batch = tf.matmul(batch, batch)
+    total.assign_add(tf.reduce_sum(batch))
+
+model = types.SimpleNamespace(
+    optimizer=types.SimpleNamespace(built=True), jit_compile=False, run_eagerly=False, metrics=[],
+    distribute_strategy=tf.distribute.get_strategy(), train_step=train_step,
+    steps_per_execution=1, input_wait=InputWait(),
+)
+step = make_train_function(model)
+batches = iter(tf.data.Dataset.from_tensors(tf.zeros([600, 600])).repeat().prefetch(2))
+step(batches)
+before, start = model.input_wait.seconds, time.perf_counter()
+for _ in range(5):
+    step(batches)
+float(total)
+print((model.input_wait.seconds - before) / (time.perf_counter() - start))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
+def test_on_one_core_the_wait_does_not_hold_the_step():
+    """The one thread must not go on with the step before it has taken the time."""
+    told = subprocess.run(
+        [sys.executable, "-c", ONE_CORE], capture_output=True, text=True, check=True
+    ).stdout
+    assert float(told) < 0.2

@@ -86,4 +86,13 @@ def _timed_next(iterator: Any) -> tuple[Any, tf.Tensor]:
         batch = next(iterator)
     there = tf.nest.flatten(batch, expand_composites=True)
     with tf.control_dependencies(there), tf.device("CPU:0"):
-        return batch, tf.timestamp() - start
+        end = tf.timestamp()
+
+    def after_end(part: tf.Tensor) -> tf.Tensor:
+        with tf.device(part.device):
+            return tf.identity(part)
+
+    # Else the step, ready as soon, may run first: on one core the wait would hold its time.
+    with tf.control_dependencies([end]):
+        batch = tf.nest.map_structure(after_end, batch, expand_composites=True)
+    return batch, end - start
