@@ -112,11 +112,17 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
+def number(rate: float) -> str:
+    """A rate as people read it."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
 def show(title: str, result: dict) -> None:
     """Prints a summary."""
     print(title)
     for name, rate in result["images_per_second"].items():
-        line = f"  {name:34s} {rate['median']:9.0f} /s ({rate['least']:.0f} to {rate['most']:.0f})"
+        middle, least, most = (number(rate[key]) for key in ("median", "least", "most"))
+        line = f"  {name:34s} {middle:>9s} /s ({least} to {most})"
         if name in result["ratio"]:
             ratio = result["ratio"][name]
             line += f"   ours {ratio['median']:.2f}x ({ratio['least']:.2f} to {ratio['most']:.2f})"

@@ -11,8 +11,10 @@ import pathlib
 import subprocess
 import sys
 
+from record import number
+
 HERE = pathlib.Path(__file__).resolve().parent
-SCRIPTS = ("cifar_input", "jpeg_input")
+SCRIPTS = ("cifar_input", "jpeg_input", "training_step")
 START, END = "<!-- table -->", "<!-- end of table -->"
 
 
@@ -32,9 +34,9 @@ def rows(script: str) -> list[list[str]]:
                 [
                     case,
                     peer,
-                    f"{mine:,.0f}",
-                    f"{rates[peer]['median']:,.0f}",
-                    f"{ratio['median']:.1f}x ({ratio['least']:.1f} to {ratio['most']:.1f})",
+                    number(mine),
+                    number(rates[peer]["median"]),
+                    f"{ratio['median']:.2f}x ({ratio['least']:.2f} to {ratio['most']:.2f})",
                     f"{ratio['goal']:g}x" if "goal" in ratio else "-",
                     f"`python benchmarks/{script}.py`",
                     f"{record['date']}, {record['commit']}; {versions}; {record['hardware']}; "
@@ -47,8 +49,10 @@ def rows(script: str) -> list[list[str]]:
 def table() -> str:
     """All records as a table."""
     cells = [
-        ["two views of", "beside", "ours /s", "theirs /s", "ratio (spread)", "goal", "command",
-         "measured"],
+        [
+            "case", "beside", "ours /s", "theirs /s", "ratio (spread)", "goal", "command",
+            "measured",
+        ],
         ["---"] * 8,
         *(row for script in SCRIPTS for row in rows(script)),
     ]  # fmt: skip
