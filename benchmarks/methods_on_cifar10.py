@@ -74,7 +74,9 @@ def processor_seconds() -> float:
 def run(method: str, path: pathlib.Path, seed: int, folder: pathlib.Path) -> dict:
     """Runs one recipe, and gives its record."""
     encoder = encoder_of(path, seed)
-    known = {record["encoder"] for record in read_records() if record["untrained"] is not None}
+    # Not in the record that this one replaces.
+    others = [r for r in read_records() if (r["method"], r["seed"]) != (method, seed)]
+    known = {record["encoder"] for record in others if record["untrained"] is not None}
     words = [
         sys.executable, "-m", "tfcontrast.run", f"--flagfile={path.relative_to(ROOT)}",
         f"--seed={seed}", f"--model_dir={folder}",
