@@ -18,6 +18,8 @@ def ordered_options() -> tf.data.Options:
     """The same elements in the same order whatever the threads do."""
     options = tf.data.Options()
     options.deterministic = True
+    # The first batch is compiled while the training step is traced.
+    options.experimental_warm_start = True
     # Distributed over workers, each takes its share of every batch; there are no files to deal.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return options

@@ -256,24 +256,42 @@ def _view_maker(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool) -
     make = make_each if jit_compile else make_view
 
     @tf.function(jit_compile=jit_compile)
+    @tf.autograph.experimental.do_not_convert  # which takes longer than the rest of the tracing
     def make_views(images: tf.Tensor, counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return tuple(
-            make(images, example_seeds(seed, counters, view), recipe)
-            for view, recipe in enumerate(recipes)
-        )
+        def of_recipe(recipe: ViewRecipe, numbers: list[int]) -> tf.Tensor:
+            seeds = tf.concat([example_seeds(seed, counters, view) for view in numbers], axis=0)
+            return make(tf.tile(images, [len(numbers), 1, 1, 1]), seeds, recipe)
+
+        return _by_recipe(recipes, of_recipe)
 
     return make_views
 
 
 def _distorter(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool) -> Any:
-    way = distort_each if jit_compile else distort_view
+    distort = distort_each if jit_compile else distort_view
 
     @tf.function(jit_compile=jit_compile)
-    def distort(crops: tuple[tf.Tensor, ...], counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        views = []
-        for view, (batch, recipe) in enumerate(zip(crops, recipes, strict=True)):
-            seeds = example_seeds(seed, counters, view)
-            views.append(way(finish_crop(batch, crop_draws(seeds), recipe), seeds, recipe))
-        return tuple(views)
+    @tf.autograph.experimental.do_not_convert
+    def distort_crops(crops: tuple[tf.Tensor, ...], counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def of_recipe(recipe: ViewRecipe, numbers: list[int]) -> tf.Tensor:
+            seeds = tf.concat([example_seeds(seed, counters, view) for view in numbers], axis=0)
+            batch = tf.concat([crops[view] for view in numbers], axis=0)
+            return distort(finish_crop(batch, crop_draws(seeds), recipe), seeds, recipe)
 
-    return distort
+        return _by_recipe(recipes, of_recipe)
+
+    return distort_crops
+
+
+def _by_recipe(
+    recipes: tuple[ViewRecipe, ...], make: Callable[[ViewRecipe, list[int]], tf.Tensor]
+) -> tuple[tf.Tensor, ...]:
+    """All views, where those of one recipe are made as one batch: traced and compiled once."""
+    groups: dict[ViewRecipe, list[int]] = {}
+    for view, recipe in enumerate(recipes):
+        groups.setdefault(recipe, []).append(view)
+    made: dict[int, tf.Tensor] = {}
+    for recipe, numbers in groups.items():
+        batch = make(recipe, numbers)
+        made |= zip(numbers, tf.split(batch, len(numbers)), strict=True)
+    return tuple(made[view] for view in range(len(recipes)))

@@ -54,10 +54,12 @@ def make_train_function(model: keras.Model) -> TrainFunction:
             f"{model.name} without variables"
         )
     strategy = model.distribute_strategy
-    step = model.train_step
+    # As in Keras, Python decides nothing by a tensor's value; converting the code takes seconds.
+    step = tf.autograph.experimental.do_not_convert(model.train_step)
     if model.jit_compile and strategy.num_replicas_in_sync == 1:
         step = tf.function(step, jit_compile=True, reduce_retracing=True)
 
+    @tf.autograph.experimental.do_not_convert
     def train_function(iterator: Any) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         waited = tf.zeros([], tf.float64)
         for _ in range(model.steps_per_execution):
