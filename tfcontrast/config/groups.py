@@ -151,6 +151,9 @@ class TrainConfig:
         True, "Train a linear probe beside, on stop-gradient features."
     )
     summary_steps: int = option(0, "Steps between TensorBoard points; 0: once an epoch.", low=0)
+    profile: int = option(
+        0, "Steps that TensorBoard's profiler records, after the first ten; 0: none.", low=0
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from tfcontrast.train.epochs import (
     overrides_begin,
 )
 from tfcontrast.train.health import Health
+from tfcontrast.train.profiling import Profile
 from tfcontrast.train.progress import Progress
 from tfcontrast.train.saving import Checkpoints, Stopper
 from tfcontrast.train.tensorboard import TensorBoard
@@ -85,6 +86,10 @@ def train(
             for opened in (board, progress):
                 stack.callback(opened.close)
             callbacks += [board, progress, _health(config, data), saver]
+            if config.train.profile:
+                profile = Profile(folder, config.train.profile)
+                stack.callback(profile.close)
+                callbacks.append(profile)
             if step == 0:
                 seed = config.run.seed
                 board.write_views(

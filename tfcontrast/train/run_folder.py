@@ -49,6 +49,7 @@ _FREE = frozenset(
         "max_runtime",
         "monitor_epochs",
         "summary_steps",
+        "profile",
         "eval_split",
     ]
 )
