@@ -91,7 +91,6 @@ def train_dataset(
     if not recipes:
         raise ValueError("recipes must hold one recipe for each view. Received: ()")
     rows = batch_size // share[2] * share[1]
-    cropped = source.image_shape is None
     make = views or view_maker(source, recipes, seed=seed, jit_compile=jit_compile)
 
     def finish(batch: dict[str, Any]) -> dict[str, Any]:
@@ -104,12 +103,10 @@ def train_dataset(
         chunk = _chunk_of(rows, recipes)
         if source.images is not None:
             chunks = _gathered(stream, source, rows, chunk)
+        elif source.image_shape is not None:
+            chunks = _read_rows(stream, source, calls).batch(chunk, drop_remainder=True)
         else:
-            examples = (
-                _cropped(stream, source, recipes, seed, calls)
-                if cropped
-                else _read_rows(stream, source, calls)
-            )
+            examples = _cropped(stream, source, recipes, seed, calls)
             chunks = examples.batch(chunk, drop_remainder=True)
         chunks = chunks.map(finish, num_parallel_calls=calls, deterministic=True)
         return _join(chunks, rows, chunk)

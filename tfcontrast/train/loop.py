@@ -86,15 +86,11 @@ def train(
             for opened in (board, progress):
                 stack.callback(opened.close)
             callbacks += [board, progress, _health(config, data), saver]
-            if config.train.profile:
-                profile = Profile(folder, config.train.profile)
-                stack.callback(profile.close)
-                callbacks.append(profile)
+            callbacks += _profile(config, folder, stack)
             if step == 0:
                 seed = config.run.seed
-                board.write_views(
-                    data_lib.preview(data.train, recipes, batch_size=batch_size, seed=seed)
-                )
+                made = data_lib.preview(data.train, recipes, batch_size=batch_size, seed=seed)
+                board.write_views(made)
         callbacks += [stopper, OrderWatch(bad_steps)]
         stack.enter_context(_all_workers(method.distribute_strategy))
         stack.enter_context(interruption.deferred())
@@ -119,6 +115,17 @@ def train(
         "skipped_steps": int(tf.convert_to_tensor(method.optimizer.bad_steps)),
         "last_epoch": history,
     }
+
+
+def _profile(
+    config: Config, folder: pathlib.Path, stack: contextlib.ExitStack
+) -> list[keras.callbacks.Callback]:
+    """The profiler's window if the user wants one; closed with the stack."""
+    if not config.train.profile:
+        return []
+    profile = Profile(folder, config.train.profile)
+    stack.callback(profile.close)
+    return [profile]
 
 
 def _end_epoch(
