@@ -114,3 +114,17 @@ def test_a_chunk_divides_the_batch(monkeypatch, most, rows, expected):
 
 def test_chunks_of_small_views_are_larger():
     assert pipeline._chunk_of(256, RECIPES[1:]) == 128
+
+
+def test_views_of_one_recipe_keep_their_places_and_seeds():
+    """They are made as one batch, around the view of another recipe."""
+    small = ViewRecipe(image_size=5, crop_probability=1.0, crop_area=(0.2, 0.8))
+    recipes = (small, ViewRecipe(image_size=6, flip_probability=0.5), small)
+    dataset = train_dataset(resident(), recipes, batch_size=BATCH, seed=SEED, jit_compile=False)
+    (batch,) = dataset.take(1)
+    images = IMAGES[batch["index"].numpy()]
+    for view, recipe in enumerate(recipes):
+        seeds = example_seeds(SEED, tf.range(BATCH, dtype=tf.int64), view)
+        expected = make_view(images, seeds, recipe)
+        np.testing.assert_allclose(batch["views"][view], expected, atol=1e-5)
+    assert np.abs(batch["views"][0] - batch["views"][2]).max() > 0.1
