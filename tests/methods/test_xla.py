@@ -111,9 +111,11 @@ def check_train_function(method, stream):
     calls = [op for op in ops if "Call" in op.type]
     assert [op.type for op in calls] == ["StatefulPartitionedCall"]
     assert calls[0].get_attr("_XlaMustCompile")
-    # Beside the one program: the next batch, and the metrics' results from their sums.
-    inputs = ("Placeholder", "IteratorGetNext")
-    beside = [op for op in ops if op.type not in inputs and op not in calls]
+    # Beside the one program: the next batch, handed on when the clock was read, and the metrics'
+    # results from their sums.
+    inputs = [op for op in ops if op.type in ("Placeholder", "IteratorGetNext")]
+    handed_on = [op for op in ops if op.type == "Identity" and op.inputs[0].op in inputs]
+    beside = [op for op in ops if op not in (*inputs, *handed_on, *calls)]
     assert all(tensor.shape.rank == 0 for op in beside for tensor in op.outputs)
     assert not [op.type for op in ops if op.type.startswith("Assign")]
 
