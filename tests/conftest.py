@@ -22,6 +22,8 @@ tf.config.set_logical_device_configuration(
 )
 
 _STRATEGIES = {}
+_GRADIENTS = ops.gradient_registry._registry
+_AT_START = len(_GRADIENTS)
 
 
 @pytest.fixture(autouse=True)
@@ -29,17 +31,18 @@ def _fixed_seeds():
     keras.utils.set_random_seed(0)
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _forgotten_graphs():
     """TensorFlow keeps every traced `tf.custom_gradient`, and so its graph, for good.
 
-    A worker that ran all files so grew to 10 GB, and every collection of garbage walked through it.
+    A worker that ran all files so grew to 10 GB, and a trace that takes 10 s in a new process took
+    over a minute in it: every collection of garbage walked through the graphs.
     """
     yield
-    gradients = ops.gradient_registry._registry
-    for name in [name for name in gradients if name.startswith("CustomGradient-")]:
-        del gradients[name]
-    gc.collect()
+    if len(_GRADIENTS) > _AT_START + 100:
+        for name in [name for name in _GRADIENTS if name.startswith("CustomGradient-")]:
+            del _GRADIENTS[name]
+        gc.collect()
 
 
 @pytest.fixture

@@ -15,10 +15,8 @@ def extract_features(
     """Embeds every example once, in order.
 
     A batch smaller than the first one (the last, usually) is filled up with copies of its last
-    image, and their features are
-    dropped: the network is traced and compiled for one shape. So ``embed`` must treat images
-        independently, as any
-    network does with ``training=False``.
+    image, and their features are dropped: the network is traced and compiled for one shape. So
+    ``embed`` must treat images independently, as any network does with ``training=False``.
 
     Args:
         embed: images [B, H, W, 3] to features [B, D], or [B, ...] which is flattened. It is
