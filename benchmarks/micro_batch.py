@@ -9,6 +9,8 @@ Each measurement is a process of its own, on SimCLR with a ResNet-18 and images 
 - ``parts``: training steps of ``--micro_batch`` images by themselves, before and after it: what
   the batch's images cost without the batch's loss.
 - ``whole``: one step of the batch at once; stopped when it holds more than the limit.
+- ``kept`` and ``remat``: steps of a batch of ``--remat_batch`` images at once, without and with
+  ``--remat``.
 
 Tracing is not in the times. Processor time is what counts on a machine that others share.
 """
@@ -42,12 +44,13 @@ def child(options: argparse.Namespace) -> dict:
     from tfcontrast.models import ResNet
     from tfcontrast.optim import make_optimizer
 
-    parts = options.child == "parts"
-    size = options.micro_batch if parts else options.batch
+    sizes = {"parts": options.micro_batch, "kept": options.remat_batch}
+    sizes["remat"] = sizes["kept"]
+    size = sizes.get(options.child, options.batch)
     keras.utils.set_random_seed(0)
     backbone = ResNet(
         depth=18, width_multiplier=options.width, stem="cifar", zero_init_last_gamma=True,
-        name="backbone",
+        remat=options.child == "remat", name="backbone",
     )  # fmt: skip
     plan = Plan(batch_size=size, micro_batch=options.micro_batch if options.child == "micro" else 0)
     method = METHODS["simclr"](backbone, plan=plan)
@@ -66,7 +69,7 @@ def child(options: argparse.Namespace) -> dict:
     started = time.perf_counter()
     method.train_function.get_concrete_function(batches)
     tracing = time.perf_counter() - started
-    if parts:
+    if options.child in sizes:
         method.train_function(batches)  # makes buffers
     wall, processor = time.perf_counter(), time.process_time()
     for _ in range(options.steps):
@@ -91,7 +94,7 @@ def resident_gb(pid: int) -> float:
 def measure(options: argparse.Namespace, name: str, steps: int, limit: float = 0.0) -> dict:
     """Runs one measurement in a process; above the limit it is stopped."""
     words = [sys.executable, __file__, f"--child={name}", f"--steps={steps}"]
-    for option in ("batch", "micro_batch", "width"):
+    for option in ("batch", "micro_batch", "remat_batch", "width"):
         words.append(f"--{option}={getattr(options, option)}")
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         while limit and process.poll() is None:
@@ -120,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--micro_batch", type=int, default=128)
+    parser.add_argument("--remat_batch", type=int, default=1024)
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--limit_gb", type=float, default=8.0)
     parser.add_argument("--steps", type=int, default=8)
@@ -136,6 +140,7 @@ def main() -> None:
     micro = measure(options, "micro", 1)
     after = measure(options, "parts", options.steps)
     whole = measure(options, "whole", 1, options.limit_gb)
+    kept, remat = (measure(options, name, options.steps) for name in ("kept", "remat"))
     count = options.batch // options.micro_batch
     ratios = {
         key: micro[key] / (count * (before[key] + after[key]) / 2)
@@ -159,6 +164,11 @@ def main() -> None:
         "parts": [before, after],
         "whole": whole,
         "micro_over_parts": ratios,
+        "remat": {
+            "batch": options.remat_batch, "kept": kept, "remat": remat,
+            "seconds_ratio": remat["seconds"] / kept["seconds"],
+            "peak_ratio": remat["peak_gb"] / kept["peak_gb"],
+        },
     }  # fmt: skip
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(record, indent=1))

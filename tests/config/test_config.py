@@ -88,7 +88,7 @@ def test_to_dict_is_flat_and_whole_and_json_holds_it_exactly():
     assert json.loads(config.to_json()) == flat
     assert config.to_json().splitlines()[1:3] == [
         ' "allow_missing": "",',
-        ' "augmentation": "simclr_v2",',
+        ' "augment_on": "auto",',
     ]
 
 

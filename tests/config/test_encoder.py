@@ -30,7 +30,7 @@ def test_every_option_of_the_encoder_is_one_networks_or_both():
     assert of_resnets | of_transformers < every
     assert not of_resnets & of_transformers
     both = every - of_resnets - of_transformers
-    assert both == {"backbone", "input_normalization", "global_bn", "precision"}
+    assert both == {"backbone", "input_normalization", "global_bn", "precision", "remat"}
 
 
 def refusal(**options):

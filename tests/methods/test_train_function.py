@@ -49,6 +49,30 @@ def test_how_a_step_runs(make_method, batches, strategy_of, compiled, replicas, 
     assert len(programs) == (expected == "program")
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_view_maker_makes_the_views_within_the_step(make_method, batches, jit_compile):
+    def unfinished(batch):
+        rest = {name: value for name, value in batch.items() if name != "views"}
+        return {**rest, "images": batch["views"], "counter": batch["index"]}
+
+    def view_maker(images, counter):
+        assert counter.dtype == tf.int64
+        return tuple(tf.square(image) for image in images)
+
+    def squared(batch):
+        return {**batch, "views": tuple(tf.square(view) for view in batch["views"])}
+
+    losses = {}
+    for name, change in (("given", squared), ("made", unfinished), ("whole", lambda batch: batch)):
+        method = make_method("simclr", compile={"jit_compile": jit_compile})
+        if name == "made":
+            method.view_maker = view_maker
+        stream = iter(batches(2).map(change))
+        losses[name] = [float(make_train_function(method)(stream)["loss"]) for _ in range(2)]
+    assert losses["made"] == pytest.approx(losses["given"], rel=1e-5)
+    assert losses["made"] != pytest.approx(losses["whole"], rel=1e-3)
+
+
 def test_a_method_makes_it_once_and_again_when_forced(make_method):
     method = make_method("simclr", classes=0)
     method.make_train_function()
@@ -124,7 +148,7 @@ def train_step(batch):
 model = types.SimpleNamespace(
     optimizer=types.SimpleNamespace(built=True), jit_compile=False, run_eagerly=False, metrics=[],
     distribute_strategy=tf.distribute.get_strategy(), train_step=train_step,
-    steps_per_execution=1, input_wait=InputWait(),
+    steps_per_execution=1, input_wait=InputWait(), view_maker=None,
 )
 step = make_train_function(model)
 batches = iter(tf.data.Dataset.from_tensors(tf.zeros([600, 600])).repeat().prefetch(2))

@@ -116,6 +116,11 @@ class ModelConfig:
     sobel: bool = option(
         False, "The encoder sees Sobel gradients of the grey image, not colours (DeepCluster)."
     )
+    remat: bool = option(
+        False,
+        "Keep only the inputs of the encoder's blocks for the gradient and compute the rest again: "
+        "less memory, about a third more time.",
+    )
     precision: str = option(
         "float32",
         "float32 or bfloat16 compute; losses and state stay float32.",

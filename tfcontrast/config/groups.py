@@ -104,6 +104,12 @@ class AugmentConfig:
     use_blur: bool | None = option(
         None, "Blur views with probability 0.5; unset: as the recipe says."
     )
+    augment_on: str = option(
+        "auto",
+        "Where the views are made once images are decoded: on the host, or on the device within "
+        "the step; auto: on a GPU or TPU if there is one.",
+        choices=("auto", "host", "device"),
+    )
     crop_area_min: float | None = option(
         None, "Smallest share of the image's area in a crop.", low=0.001, high=1
     )

@@ -10,23 +10,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfcontrast.augment import (
-    ViewRecipe,
-    crop_draws,
-    cut_view,
-    distort_each,
-    distort_view,
-    example_seeds,
-    finish_crop,
-    make_each,
-    make_view,
-)
+from tfcontrast.augment import ViewRecipe, crop_draws, cut_view, example_seeds
 from tfcontrast.data.host import PREFETCH, cores, ordered_options, resident_rows
 from tfcontrast.data.index_stream import index_stream
 from tfcontrast.data.index_stream import steps_per_epoch as _steps_per_epoch
 from tfcontrast.data.reading import make_reader, make_reporter, read_in_order, stand_ins
 from tfcontrast.data.service import serve
 from tfcontrast.data.source import Source
+from tfcontrast.data.view_making import view_maker
 
 _CHUNK, _CHUNK_OF_SMALL = 16, 128  # images whose views are made by one call of compiled code
 _SMALL = 64  # side in pixels below which a call is short beside what it costs to make it
@@ -52,6 +43,7 @@ def train_dataset(
     service: str = "",
     order: np.ndarray[Any, Any] | None = None,
     views: Callable[..., Any] | None = None,
+    unfinished: bool = False,
     jit_compile: bool = True,
     num_parallel_calls: int | None = None,
 ) -> tf.data.Dataset:
@@ -73,6 +65,8 @@ def train_dataset(
         order: see `index_stream`.
         views: what `view_maker` gives; None: made here. Data sets that follow each other share one,
             so that it is compiled once.
+        unfinished: leave the batched part of the views to the reader of the batches, who applies
+            what `view_maker` gives to "images" and "counter".
         jit_compile: compile the batched part of the views with XLA, several times faster on a CPU.
         num_parallel_calls: threads that prepare batches (resident) or images (read); None chooses.
             It never changes the result.
@@ -80,7 +74,7 @@ def train_dataset(
     Returns:
         Dataset of {"views": tuple of float32 [B, S, S, 3] in [0, 1], "label": int64 [B] (-1 =
         none), "index": int64 [B], the place in the source of the image that is shown}, static
-        shapes.
+        shapes. Unfinished ones have "images" and "counter" in place of "views".
 
     Raises:
         UserError: the batch is larger than the source, no image of it can be read, or the service
@@ -94,21 +88,21 @@ def train_dataset(
     make = views or view_maker(source, recipes, seed=seed, jit_compile=jit_compile)
 
     def finish(batch: dict[str, Any]) -> dict[str, Any]:
-        return {**batch, "images": make(batch["images"], batch["counter"])}
+        images = batch.pop("images")
+        return {**batch, "views": make(images, batch["counter"])}
 
     def batches_of(steps: tf.data.Dataset | None) -> tf.data.Dataset:
         how: dict[str, Any] = {"seed": seed, "start_step": start_step, "share": share}
         stream = index_stream(source.num_examples, batch_size, steps=steps, order=order, **how)
         calls = num_parallel_calls or cores()
-        chunk = _chunk_of(rows, recipes)
+        chunk = rows if unfinished else _chunk_of(rows, recipes)
         if source.images is not None:
             chunks = _gathered(stream, source, rows, chunk)
-        elif source.image_shape is not None:
-            chunks = _read_rows(stream, source, calls).batch(chunk, drop_remainder=True)
         else:
-            examples = _cropped(stream, source, recipes, seed, calls)
+            examples = _examples(stream, source, recipes, seed, calls)
             chunks = examples.batch(chunk, drop_remainder=True)
-        chunks = chunks.map(finish, num_parallel_calls=calls, deterministic=True)
+        if not unfinished:
+            chunks = chunks.map(finish, num_parallel_calls=calls, deterministic=True)
         return _join(chunks, rows, chunk)
 
     dataset = batches_of(None)
@@ -127,28 +121,11 @@ def train_dataset(
         index = batch["index"]
         if source.read is not None:
             index = report(batch["wanted"], index)
-        return {"views": batch["images"], "label": batch["label"], "index": index}
+        names = ("images", "counter") if unfinished else ("views",)
+        return {**{name: batch[name] for name in (*names, "label")}, "index": index}
 
     dataset = _deal(dataset.map(strip), share[1])
     return dataset.prefetch(PREFETCH * share[1]).with_options(ordered_options())
-
-
-def view_maker(
-    source: Source, recipes: Sequence[ViewRecipe], *, seed: int, jit_compile: bool = True
-) -> Callable[..., Any]:
-    """The batched part of the views, traced and compiled with its first batch.
-
-    Args:
-        source: where the images come from.
-        recipes: one recipe for each view.
-        seed: the run's seed.
-        jit_compile: compile it with XLA.
-
-    Returns:
-        A function for `train_dataset`'s `views`.
-    """
-    make = _distorter if source.image_shape is None else _view_maker
-    return make(tuple(recipes), seed, jit_compile)
 
 
 def _deal(dataset: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
@@ -199,6 +176,19 @@ def _read_rows(stream: tf.data.Dataset, source: Source, calls: int) -> tf.data.D
     return read_in_order(places, read, calls).map(name)
 
 
+def _examples(
+    stream: tf.data.Dataset,
+    source: Source,
+    recipes: tuple[ViewRecipe, ...],
+    seed: int,
+    calls: int,
+) -> tf.data.Dataset:
+    """Images that are read one by one: whole where all are of one size, else their crops."""
+    if source.image_shape is not None:
+        return _read_rows(stream, source, calls)
+    return _cropped(stream, source, recipes, seed, calls)
+
+
 def _cropped(
     stream: tf.data.Dataset,
     source: Source,
@@ -246,50 +236,3 @@ def _join(chunks: tf.data.Dataset, rows: int, chunk: int) -> tf.data.Dataset:
         return tf.nest.map_structure(lambda x: tf.reshape(x, [rows, *x.shape[2:]]), batch)
 
     return chunks.batch(rows // chunk, drop_remainder=True).map(flat)
-
-
-def _view_maker(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool) -> Any:
-    # Without XLA a loop over images costs more than it saves.
-    make = make_each if jit_compile else make_view
-
-    @tf.function(jit_compile=jit_compile)
-    @tf.autograph.experimental.do_not_convert  # which takes longer than the rest of the tracing
-    def make_views(images: tf.Tensor, counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        def of_recipe(recipe: ViewRecipe, numbers: list[int]) -> tf.Tensor:
-            seeds = tf.concat([example_seeds(seed, counters, view) for view in numbers], axis=0)
-            return make(tf.tile(images, [len(numbers), 1, 1, 1]), seeds, recipe)
-
-        return _by_recipe(recipes, of_recipe)
-
-    return make_views
-
-
-def _distorter(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool) -> Any:
-    distort = distort_each if jit_compile else distort_view
-
-    # Views of one recipe are not made together here: at 224 pixels joining and parting them costs
-    # more than a second compilation.
-    @tf.function(jit_compile=jit_compile)
-    @tf.autograph.experimental.do_not_convert
-    def distort_crops(crops: tuple[tf.Tensor, ...], counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        views = []
-        for view, (batch, recipe) in enumerate(zip(crops, recipes, strict=True)):
-            seeds = example_seeds(seed, counters, view)
-            views.append(distort(finish_crop(batch, crop_draws(seeds), recipe), seeds, recipe))
-        return tuple(views)
-
-    return distort_crops
-
-
-def _by_recipe(
-    recipes: tuple[ViewRecipe, ...], make: Callable[[ViewRecipe, list[int]], tf.Tensor]
-) -> tuple[tf.Tensor, ...]:
-    """All views, where those of one recipe are made as one batch: traced and compiled once."""
-    groups: dict[ViewRecipe, list[int]] = {}
-    for view, recipe in enumerate(recipes):
-        groups.setdefault(recipe, []).append(view)
-    made: dict[int, tf.Tensor] = {}
-    for recipe, numbers in groups.items():
-        batch = make(recipe, numbers)
-        made |= zip(numbers, tf.split(batch, len(numbers)), strict=True)
-    return tuple(made[view] for view in range(len(recipes)))

@@ -32,7 +32,8 @@ class Method(keras.Model, abc.ABC):
 
     Trains by ``compile``/``fit`` under every strategy, the default one included. Make it,
     ``compile`` it and ``prepare`` it in the strategy's scope; the data set gives ``{"views": (view,
-    ...), "label": [B], "index": [B]}`` of the global batch.
+    ...), "label": [B], "index": [B]}`` of the global batch. When ``view_maker`` is set, it makes
+    the views within the step, of the ``"images"`` and ``"counter"`` that are there instead.
 
     Args:
         backbone: [B, H, W, 3] images in [0, 1] to [B, D] features; has ``feature_dim``.
@@ -77,6 +78,7 @@ class Method(keras.Model, abc.ABC):
         self.backbone = backbone
         self.plan = plan or Plan()
         self.input_wait = InputWait()
+        self.view_maker: Callable[..., tuple[tf.Tensor, ...]] | None = None
         self.probe: Any = None
         self.probe_optimizer: Any = None
         names = self.metric_names

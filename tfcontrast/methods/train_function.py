@@ -40,7 +40,8 @@ def make_train_function(model: keras.Model) -> TrainFunction:
     hold them already.
 
     Args:
-        model: compiled, its optimizer built; ``train_step`` moves ``metrics``.
+        model: compiled, its optimizer built; ``train_step`` moves ``metrics``. Its ``view_maker``,
+            unless None, makes the views of batches of ``"images"`` and ``"counter"``.
 
     Returns:
         A function of an iterator over batches. It counts into the model's ``input_wait``.
@@ -54,10 +55,15 @@ def make_train_function(model: keras.Model) -> TrainFunction:
             f"{model.name} without variables"
         )
     strategy = model.distribute_strategy
+
     # As in Keras, Python decides nothing by a tensor's value; converting the code takes seconds.
-    step = tf.autograph.experimental.do_not_convert(model.train_step)
+    @tf.autograph.experimental.do_not_convert
+    def step(batch: Any) -> Any:
+        return model.train_step(_with_views(model, batch))
+
+    run: Any = step
     if model.jit_compile and strategy.num_replicas_in_sync == 1:
-        step = tf.function(step, jit_compile=True, reduce_retracing=True)
+        run = tf.function(step, jit_compile=True, reduce_retracing=True)
 
     @tf.autograph.experimental.do_not_convert
     def train_function(iterator: Any) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -65,7 +71,7 @@ def make_train_function(model: keras.Model) -> TrainFunction:
         for _ in range(model.steps_per_execution):
             batch, seconds = _timed_next(iterator)
             waited += seconds
-            strategy.run(step, args=(batch,))
+            strategy.run(run, args=(batch,))
         return {metric.name: metric.result() for metric in model.metrics}, waited
 
     compiled: Any = train_function if model.run_eagerly else tf.function(train_function)
@@ -78,6 +84,13 @@ def make_train_function(model: keras.Model) -> TrainFunction:
     if not model.run_eagerly:
         counted.get_concrete_function = compiled.get_concrete_function  # type: ignore[attr-defined]
     return counted
+
+
+def _with_views(model: keras.Model, batch: Any) -> Any:
+    """The batch, its views made here if the input has left them to the step."""
+    if model.view_maker is None:
+        return batch
+    return {**batch, "views": model.view_maker(batch["images"], batch["counter"])}
 
 
 def _timed_next(iterator: Any) -> tuple[Any, tf.Tensor]:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfcontrast.models.attention import SelectiveKernelConv, SqueezeExcite
 from tfcontrast.models.batch_norm import BatchNorm
 from tfcontrast.models.convolution import Conv, build_chain
+from tfcontrast.models.remat import rematerialized
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class BlockOptions:
     sk_ratio: float = 0.0
     se_ratio: float = 0.0
     zero_init_last_gamma: bool = False
+    remat: bool = False
     dtype: Any = None
 
     def norm(self, name: str, *, last: bool = False) -> BatchNorm:
@@ -251,6 +253,7 @@ class Group(keras.layers.Layer):
     ) -> None:
         super().__init__(name=name, dtype=options.dtype)
         self.filters = channels * block.expansion
+        self.remat = options.remat
         self.blocks = [
             block(
                 channels,
@@ -270,5 +273,8 @@ class Group(keras.layers.Layer):
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Maps [B, H, W, C] to [B, H / strides, W / strides, filters]."""
         for block in self.blocks:
-            inputs = block(inputs, training=training)
+            if self.remat and training:
+                inputs = rematerialized(block, inputs, training=True)
+            else:
+                inputs = block(inputs, training=training)
         return inputs

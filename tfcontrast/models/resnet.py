@@ -42,9 +42,9 @@ class Stem(keras.layers.Layer):
     """What comes before the groups.
 
     ``imagenet``: 7x7 convolution of stride 2 and 3x3 max pooling of stride 2; with selective
-        kernels three 3x3
-    convolutions, the first of stride 2, replace the 7x7 (ResNet-D). ``cifar``: one 3x3 convolution.
-    ``cifar_stride2``: the same with stride 2, which makes everything after it four times cheaper.
+    kernels three 3x3 convolutions, the first of stride 2, replace the 7x7 (ResNet-D). ``cifar``:
+    one 3x3 convolution. ``cifar_stride2``: the same with stride 2, which makes everything after it
+    four times cheaper.
     """
 
     def __init__(self, kind: str, filters: int, *, options: BlockOptions) -> None:
@@ -111,6 +111,8 @@ class ResNet(keras.Model):
             instead, as that many devices would; ``forward_views`` then passes each view alone.
         input_mean: subtracted from the images' channels; None for 0.
         input_std: divides the images' channels; None for 1.
+        remat: in training, keep each block's inputs alone for the gradient, and compute the rest
+            again on the way back.
         sobel: let the first layer see the image's gradients in place of its colours (DeepCluster).
         **kwargs: ``name`` and ``dtype`` (a policy; features are float32 also under
             ``mixed_bfloat16``).
@@ -136,6 +138,7 @@ class ResNet(keras.Model):
         batch_norm_splits: int = 1,
         input_mean: Sequence[float] | None = None,
         input_std: Sequence[float] | None = None,
+        remat: bool = False,
         sobel: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -157,6 +160,7 @@ class ResNet(keras.Model):
             "batch_norm_splits": batch_norm_splits,
             "input_mean": None if input_mean is None else list(input_mean),
             "input_std": None if input_std is None else list(input_std),
+            "remat": remat,
             "sobel": sobel,
         }
         options = BlockOptions(
@@ -166,6 +170,7 @@ class ResNet(keras.Model):
             sk_ratio=sk_ratio,
             se_ratio=se_ratio,
             zero_init_last_gamma=zero_init_last_gamma,
+            remat=remat,
             dtype=self.dtype_policy,
         )
         width = max(1, round(64 * width_multiplier))

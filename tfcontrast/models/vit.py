@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfcontrast.distribute import rows_in_batch
 from tfcontrast.models.freezing import settle_frozen
+from tfcontrast.models.remat import rematerialized
 from tfcontrast.models.vit_block import INITIALIZATIONS, TransformerBlock, exact_dtype, layer_norm
 from tfcontrast.models.vit_drop_path import drop_path_factors
 from tfcontrast.models.vit_embedding import POSITIONS, PatchEmbedding, grid_sides
@@ -47,6 +48,8 @@ class VisionTransformer(keras.Model):
             from 0 at the first block (stochastic depth). Needs ``seed`` in the call.
         input_mean: subtracted from the images' channels; None for 0.
         input_std: divides the images' channels; None for 1.
+        remat: in training, keep each block's inputs alone for the gradient, and compute the rest
+            again on the way back.
         **kwargs: ``name`` and ``dtype`` (a policy; under ``mixed_bfloat16`` norms, softmax, the
             tokens along the depth and the features are float32).
 
@@ -71,18 +74,12 @@ class VisionTransformer(keras.Model):
         drop_path_rate: float = 0.0,
         input_mean: Sequence[float] | None = None,
         input_std: Sequence[float] | None = None,
+        remat: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("name", "vision_transformer")
         super().__init__(autocast=False, **kwargs)  # the images are normalised in float32
-        for name, value, accepted in (
-            ("size", size, tuple(SIZES)),
-            ("position_embedding", position_embedding, POSITIONS),
-            ("pooling", pooling, POOLINGS),
-            ("initialization", initialization, INITIALIZATIONS),
-        ):
-            if value not in accepted:
-                raise ValueError(f"{name} must be one of {accepted}. Received: {value!r}")
+        _check_choices(size, position_embedding, pooling, initialization)
         self._config: dict[str, Any] = {
             "size": size,
             "patch_size": patch_size,
@@ -97,6 +94,7 @@ class VisionTransformer(keras.Model):
             "drop_path_rate": drop_path_rate,
             "input_mean": None if input_mean is None else list(input_mean),
             "input_std": None if input_std is None else list(input_std),
+            "remat": remat,
         }
         given = (width, depth, num_heads)
         self.feature_dim, self.depth, self.num_heads = (
@@ -221,7 +219,11 @@ class VisionTransformer(keras.Model):
             )
             factors = tf.cast(factors, x.dtype)
         for i, block in enumerate(self.blocks):
-            x = block(x, factors=None if factors is None or i == 0 else factors[i])
+            own = None if factors is None or i == 0 else factors[i]
+            if training and self._config["remat"]:
+                x = rematerialized(block, x, factors=own)
+            else:
+                x = block(x, factors=own)
             outputs[block.name] = x
         if self._config["pooling"] == "cls":
             x = self.norm(x)
@@ -248,6 +250,17 @@ class VisionTransformer(keras.Model):
         """The constructor's arguments."""
         base = {"name": self.name, "dtype": keras.dtype_policies.serialize(self.dtype_policy)}
         return {**base, **self._config}
+
+
+def _check_choices(size: str, position_embedding: str, pooling: str, initialization: str) -> None:
+    for name, value, accepted in (
+        ("size", size, tuple(SIZES)),
+        ("position_embedding", position_embedding, POSITIONS),
+        ("pooling", pooling, POOLINGS),
+        ("initialization", initialization, INITIALIZATIONS),
+    ):
+        if value not in accepted:
+            raise ValueError(f"{name} must be one of {accepted}. Received: {value!r}")
 
 
 def _check_numbers(patch_size: int, shape: tuple[int, int, int], drop_path_rate: float) -> None:

@@ -141,6 +141,13 @@ def make_recipes(config: Config, image_size: int) -> tuple[ViewRecipe, ...]:
     return recipes
 
 
+def augments_on_device(config: Config) -> bool:
+    """Whether the step makes the views, where the networks run."""
+    if config.augment.augment_on != "auto":
+        return config.augment.augment_on == "device"
+    return any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
+
+
 def _local_views(config: Config) -> dict[str, Any]:
     """The options of the small views, for methods that take them."""
     method = config.method

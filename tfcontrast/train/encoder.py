@@ -37,6 +37,7 @@ def build_backbone(config: Config, image_size: int) -> Backbone:
     common: dict[str, Any] = {
         "input_mean": mean,
         "input_std": deviation,
+        "remat": options.remat,
         "dtype": "mixed_bfloat16" if options.precision == "bfloat16" else "float32",
         "name": "backbone",
     }

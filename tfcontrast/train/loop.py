@@ -220,8 +220,11 @@ def _batches(
 ) -> Callable[[int, np.ndarray[Any, Any] | None], Any]:
     """The batches from a step on; with a strategy every process makes those of its replicas."""
     strategy, seed = method.distribute_strategy, config.run.seed
-    # Compiled once and not once an epoch.
-    views = data_lib.view_maker(data.train, recipes, seed=seed) if method.reorders else None
+    on_device = build.augments_on_device(config)
+    views = None
+    if on_device or method.reorders:  # compiled once and not once an epoch
+        views = data_lib.view_maker(data.train, recipes, seed=seed, host=not on_device)
+    method.view_maker = views if on_device else None
 
     def dataset(step: int, order: np.ndarray[Any, Any] | None) -> Any:
         def make(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
@@ -235,6 +238,7 @@ def _batches(
                 service=config.data.data_service,
                 order=order,
                 views=views,
+                unfinished=on_device,
             )
 
         if strategy.num_replicas_in_sync == 1:

@@ -26,7 +26,14 @@ _MEASURES = ("eval", "export")
 # What a run that starts from a checkpoint takes over from it, beside the method's own options; the
 # encoder's options cannot be overridden.
 _FREE_OF_WEIGHTS = frozenset(
-    ["precision", "global_bn", "batch_norm_splits", "drop_path_rate", "freeze_patch_embedding"]
+    [
+        "precision",
+        "global_bn",
+        "batch_norm_splits",
+        "drop_path_rate",
+        "freeze_patch_embedding",
+        "remat",
+    ]
 )
 _ENCODER = frozenset(field.name for field in dataclasses.fields(ModelConfig)) - _FREE_OF_WEIGHTS
 _INHERITED = (_ENCODER | _FREE_OF_WEIGHTS) | {

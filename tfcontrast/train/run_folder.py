@@ -37,6 +37,8 @@ _FREE = frozenset(
         "strategy",
         "num_replicas",
         "tpu_name",
+        "augment_on",
+        "remat",
         "eval_batch_size",
         "knn_k",
         "knn_temperature",

@@ -1,0 +1,92 @@
+"""The part of the views that is computed by the batch: on the host, or within the training step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfcontrast.augment import (
+    ViewRecipe,
+    crop_draws,
+    distort_each,
+    distort_view,
+    example_seeds,
+    finish_crop,
+    make_each,
+    make_view,
+)
+from tfcontrast.data.source import Source
+
+
+def view_maker(
+    source: Source,
+    recipes: Sequence[ViewRecipe],
+    *,
+    seed: int,
+    jit_compile: bool = True,
+    host: bool = True,
+) -> Callable[..., Any]:
+    """The batched part of the views, traced and compiled with its first batch.
+
+    Args:
+        source: where the images come from.
+        recipes: one recipe for each view.
+        seed: the run's seed.
+        jit_compile: compile it with XLA.
+        host: it runs on a processor's cores: one image after the other when it is compiled.
+            Otherwise all at once. The views are equal to rounding.
+
+    Returns:
+        A function for `train_dataset`'s `views`: of a batch's "images" (uint8 [B, H, W, 3], or
+        crops, float32 [B, S, S, 3] of 0 to 255, one for each recipe) and "counter", int64 [B]. It
+        gives a tuple of float32 [B, S, S, 3] in [0, 1].
+    """
+    make = _of_crops if source.image_shape is None else _of_images
+    # Without XLA a loop over images costs more than it saves.
+    return make(tuple(recipes), seed, jit_compile, each=jit_compile and host)
+
+
+def _of_images(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool, each: bool) -> Any:
+    make = make_each if each else make_view
+
+    @tf.function(jit_compile=jit_compile)
+    @tf.autograph.experimental.do_not_convert  # which takes longer than the rest of the tracing
+    def make_views(images: tf.Tensor, counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def of_recipe(recipe: ViewRecipe, numbers: list[int]) -> tf.Tensor:
+            seeds = tf.concat([example_seeds(seed, counters, view) for view in numbers], axis=0)
+            return make(tf.tile(images, [len(numbers), 1, 1, 1]), seeds, recipe)
+
+        return _by_recipe(recipes, of_recipe)
+
+    return make_views
+
+
+def _of_crops(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool, each: bool) -> Any:
+    distort = distort_each if each else distort_view
+
+    # Views of one recipe are not made together here: at 224 pixels joining and parting them costs
+    # more than a second compilation.
+    @tf.function(jit_compile=jit_compile)
+    @tf.autograph.experimental.do_not_convert
+    def distort_crops(crops: tuple[tf.Tensor, ...], counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        views = []
+        for view, (batch, recipe) in enumerate(zip(crops, recipes, strict=True)):
+            seeds = example_seeds(seed, counters, view)
+            views.append(distort(finish_crop(batch, crop_draws(seeds), recipe), seeds, recipe))
+        return tuple(views)
+
+    return distort_crops
+
+
+def _by_recipe(
+    recipes: tuple[ViewRecipe, ...], make: Callable[[ViewRecipe, list[int]], tf.Tensor]
+) -> tuple[tf.Tensor, ...]:
+    """All views, where those of one recipe are made as one batch: traced and compiled once."""
+    groups: dict[ViewRecipe, list[int]] = {}
+    for view, recipe in enumerate(recipes):
+        groups.setdefault(recipe, []).append(view)
+    made: dict[int, tf.Tensor] = {}
+    for recipe, numbers in groups.items():
+        batch = make(recipe, numbers)
+        made |= zip(numbers, tf.split(batch, len(numbers)), strict=True)
+    return tuple(made[view] for view in range(len(recipes)))
