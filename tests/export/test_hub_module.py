@@ -206,16 +206,16 @@ def test_a_mixed_precision_model_leaves_in_float32(tmp_path):
     np.testing.assert_allclose(features, plain(_images()), atol=1e-5)
 
 
-def test_a_model_with_groups_of_batch_norm_takes_any_batch(tmp_path):
+@pytest.mark.parametrize("own", [{"batch_norm_splits": 4}, {"remat": True}])
+def test_what_only_training_needs_stays_behind(tmp_path, own):
     options = {"depth": 10, "width_multiplier": 0.1, "stem": "cifar"}
-    grouped, plain = ResNet(**options, batch_norm_splits=4), ResNet(**options)
+    grouped, plain = ResNet(**options, **own), ResNet(**options)
     images = tf.random.stateless_uniform([6, 16, 16, 3], [0, 1])
     grouped(images), plain(images)
     plain.set_weights(grouped.get_weights())
     save_hub_module(str(tmp_path / "module"), grouped)
-    module = tf.saved_model.load(str(tmp_path / "module"))
-    expected = plain(images, training=True)
-    np.testing.assert_allclose(module(images, training=True), expected, atol=1e-4)
+    found = tf.saved_model.load(str(tmp_path / "module"))(images, training=True)
+    np.testing.assert_allclose(found, plain(images, training=True), atol=1e-4)
 
 
 def test_exporting_leaves_the_models_alone(tmp_path):

@@ -49,6 +49,26 @@ def test_how_a_step_runs(make_method, batches, strategy_of, compiled, replicas, 
     assert len(programs) == (expected == "program")
 
 
+@pytest.mark.parametrize(("name", "replicas"), [("simclr", 1), ("moco", 2), ("swav", 1)])
+def test_several_fits_trace_the_step_once(make_method, batches, strategy_of, name, replicas):
+    strategy = strategy_of(replicas)
+    method = make_method(name, strategy=strategy)
+    plain, traces = method.train_step, []
+
+    def train_step(batch):
+        traces.append(batch)
+        return plain(batch)
+
+    method.train_step = train_step
+    data = batches(method.num_views)
+    if replicas > 1:
+        data = strategy.experimental_distribute_dataset(data)
+    for epochs, steps in ((3, 2), (1, 1), (2, 3)):
+        method.fit(data, epochs=epochs, steps_per_epoch=steps, verbose=0)
+    assert int(method.optimizer.iterations) == 3 * 2 + 1 + 2 * 3
+    assert len(traces) == replicas
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_view_maker_makes_the_views_within_the_step(make_method, batches, jit_compile):
     def unfinished(batch):

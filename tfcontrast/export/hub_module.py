@@ -88,7 +88,7 @@ def _plain_copy(model: keras.Model) -> keras.Model:
     if not model.built or shape is None:
         raise ValueError(f"Build the model before exporting it. Received: {model.name} (not built)")
     config = {**model.get_config(), "dtype": "float32"}
-    for name, plain in (("global_bn", False), ("batch_norm_splits", 1)):
+    for name, plain in (("global_bn", False), ("batch_norm_splits", 1), ("remat", False)):
         if name in config:
             config[name] = plain
     copy = type(model).from_config(config)
