@@ -64,7 +64,7 @@ def test_several_fits_trace_the_step_once(make_method, batches, strategy_of, nam
     if replicas > 1:
         data = strategy.experimental_distribute_dataset(data)
     for epochs, steps in ((3, 2), (1, 1), (2, 3)):
-        method.fit(data, epochs=epochs, steps_per_epoch=steps, verbose=0)
+        method.fit(data, epochs=epochs, steps_per_epoch=steps, shuffle=False, verbose=0)
     assert int(method.optimizer.iterations) == 3 * 2 + 1 + 2 * 3
     assert len(traces) == replicas
 
