@@ -49,7 +49,7 @@ def test_the_resnet_is_what_the_options_say(tiny_config):
         resnet_depth=50, width_multiplier=0.125, stem="auto", sk_ratio=0.0625, se_ratio=0.25,
         shortcut="simclr", output_stride=8, zero_init_last_gamma=False, batch_norm_decay=0.95,
         global_bn=False, batch_norm_splits=4, sobel=True, input_normalization="half",
-        precision="bfloat16",
+        precision="bfloat16", remat=True,
     )  # fmt: skip
     found = build_backbone(config, 64).get_config()
     assert found["dtype"]["config"]["name"] == "mixed_bfloat16"
@@ -59,7 +59,7 @@ def test_the_resnet_is_what_the_options_say(tiny_config):
         "image_size": 64, "shortcut": "simclr", "sk_ratio": 0.0625, "se_ratio": 0.25,
         "output_stride": 8, "zero_init_last_gamma": False, "batch_norm_decay": 0.95,
         "global_bn": False, "batch_norm_splits": 4, "sobel": True, "input_mean": [0.5] * 3,
-        "input_std": [0.5] * 3,
+        "input_std": [0.5] * 3, "remat": True,
     }  # fmt: skip
     assert resolved_encoder(config, 32) == {"stem": "cifar"}
 
@@ -68,7 +68,7 @@ def test_the_vision_transformer_is_what_the_options_say():
     config = vit_config(
         backbone="vit_small", patch_size=4, num_heads=12, position_embedding="sincos",
         vit_initialization="moco_v3", freeze_patch_embedding=True, drop_path_rate=0.25,
-        input_normalization="half", precision="bfloat16",
+        input_normalization="half", precision="bfloat16", remat=True,
     )  # fmt: skip
     found = build_backbone(config, 32).get_config()
     assert found["dtype"]["config"]["name"] == "mixed_bfloat16"
@@ -77,7 +77,7 @@ def test_the_vision_transformer_is_what_the_options_say():
         "name": "backbone", "size": "small", "patch_size": 4, "image_size": 32, "width": 0,
         "depth": 0, "num_heads": 12, "position_embedding": "sincos", "pooling": "cls",
         "initialization": "moco_v3", "freeze_patch_embedding": True, "drop_path_rate": 0.25,
-        "input_mean": [0.5] * 3, "input_std": [0.5] * 3,
+        "input_mean": [0.5] * 3, "input_std": [0.5] * 3, "remat": True,
     }  # fmt: skip
     assert resolved_encoder(config, 32) == {"position_image_size": 32}
     other = vit_config(position_image_size=24)
