@@ -183,20 +183,12 @@ def _examples(
     seed: int,
     calls: int,
 ) -> tf.data.Dataset:
-    """Images that are read one by one: whole where all are of one size, else their crops."""
+    """Images one by one: whole where all are of one size, else their crops.
+
+    Each image is decoded once for all views.
+    """
     if source.image_shape is not None:
         return _read_rows(stream, source, calls)
-    return _cropped(stream, source, recipes, seed, calls)
-
-
-def _cropped(
-    stream: tf.data.Dataset,
-    source: Source,
-    recipes: tuple[ViewRecipe, ...],
-    seed: int,
-    calls: int,
-) -> tf.data.Dataset:
-    """The crops of images of many sizes; each image is decoded once for all views."""
 
     def draw(counters: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
         draws = [crop_draws(example_seeds(seed, counters, view)) for view in range(len(recipes))]
