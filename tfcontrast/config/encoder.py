@@ -119,7 +119,7 @@ class ModelConfig:
     remat: bool = option(
         False,
         "Keep only the inputs of the encoder's blocks for the gradient and compute the rest again: "
-        "less memory, about a third more time.",
+        "less memory, one more forward pass of them.",
     )
     precision: str = option(
         "float32",
