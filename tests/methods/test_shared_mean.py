@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfcontrast.methods.shared_mean import SharedMean
+from tfcontrast.methods.shared_mean import SharedMean, finite_values
 
 
 @pytest.mark.parametrize("replicas", [2, 4])
@@ -31,3 +31,14 @@ def test_a_shared_mean_takes_in_finite_values_only():
     assert np.isnan(metric.result())  # not 0, which would look like a loss
     metric.update_state(tf.constant(-1.0))
     assert float(metric.result()) == -1.0
+
+
+def test_single_values_become_sums_and_counts():
+    values = tf.constant([0.25, float("nan"), float("inf"), -2.0])
+    totals, counts = finite_values(values)
+    np.testing.assert_array_equal(totals, [0.25, 0.0, 0.0, -2.0])
+    np.testing.assert_array_equal(counts, [1.0, 0.0, 0.0, 1.0])
+    metric = SharedMean(name="m")
+    for total, count in zip(tf.unstack(totals), tf.unstack(counts), strict=True):
+        metric.add(total, count)
+    assert float(metric.result()) == -0.875

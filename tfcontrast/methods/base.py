@@ -20,7 +20,7 @@ from tfcontrast.methods.bad_views import spoil_together
 from tfcontrast.methods.micro_batch import step_gradients
 from tfcontrast.methods.plan import Plan
 from tfcontrast.methods.probe import train_probe
-from tfcontrast.methods.shared_mean import SharedMean
+from tfcontrast.methods.shared_mean import SharedMean, finite_values
 from tfcontrast.methods.train_function import InputWait, make_train_function
 from tfcontrast.optim import Adam, Group, SkippingOptimizer, SummedOptimizer, variable_roles
 
@@ -278,8 +278,9 @@ class Method(keras.Model, abc.ABC):
         means = distribute.all_sum(local) / distribute.num_replicas()
         # Without a finite loss an accuracy is still a number, but of nothing.
         means = tf.where(tf.math.is_finite(means[0]), means, float("nan"))
-        for tracker, value in zip(self._trackers.values(), tf.unstack(means), strict=True):
-            tracker.update_state(value)
+        parts = (tf.unstack(part) for part in finite_values(means))
+        for tracker, total, count in zip(self._trackers.values(), *parts, strict=True):
+            tracker.add(total, count)
         return {name: tracker.result() for name, tracker in self._trackers.items()}
 
     def make_train_function(self, force: bool = False) -> None:
