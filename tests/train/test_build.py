@@ -8,6 +8,7 @@ from tfcontrast import data as data_lib
 from tfcontrast.errors import UserError
 from tfcontrast.methods import METHODS
 from tfcontrast.train import build
+from tfcontrast.train.options import make_config
 
 
 def made_source(count=40, shape=(8, 8), classes=4, split="train"):
@@ -244,3 +245,27 @@ def test_one_seed_one_start_under_any_strategy(tiny_config, build_run, strategy_
         np.testing.assert_array_equal(value, starts[1][name], err_msg=name)
     assert any(np.any(value != other[name]) for name, value in starts[0].items())
     assert starts[0]["backbone/stem/conv1/kernel"].dtype == tf.float32.as_numpy_dtype
+
+
+@pytest.mark.parametrize(
+    ("options", "step", "expected"),
+    [
+        ({}, 0, 1),
+        ({"steps_per_execution": 10}, 0, 5),  # of 195 steps an epoch, 390 in all
+        ({"steps_per_execution": 64}, 0, 39),
+        ({"steps_per_execution": 10, "checkpoint_steps": 26}, 0, 1),
+        ({"steps_per_execution": 64, "checkpoint_steps": 26}, 0, 13),
+        ({"steps_per_execution": 64, "summary_steps": 15}, 0, 15),
+        ({"steps_per_execution": 64, "keep_checkpoint_every": 30}, 0, 15),
+        ({"steps_per_execution": 10}, 98, 1),  # stopped by a run of single steps
+        ({"steps_per_execution": 10}, 27, 3),
+    ],
+)
+def test_nothing_falls_within_an_execution(options, step, expected):
+    config = make_config({"method": "simclr", **options})
+    assert build.execution_steps(config, step, last=390, per_epoch=195) == expected
+
+
+def test_a_run_within_its_first_epoch_is_executed_by_its_own_length():
+    config = make_config({"method": "simclr", "steps_per_execution": 10})
+    assert build.execution_steps(config, 0, last=40, per_epoch=195) == 10

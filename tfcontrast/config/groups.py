@@ -131,6 +131,12 @@ class TrainConfig:
     )
     train_epochs: int = option(100, "Epochs of floor(images / batch) steps.", low=1)
     train_steps: int = option(0, "Steps; wins over train_epochs when set.", low=0)
+    steps_per_execution: int = option(
+        1,
+        "Most steps between two looks of the host (signals, the bar, skipped steps), for devices "
+        "that wait for it; the largest divisor of epoch and other periods up to it is used.",
+        low=1,
+    )
     checkpoint_epochs: int = option(1, "Epochs between checkpoints.", low=1)
     checkpoint_steps: int = option(
         0, "Steps between checkpoints; wins over checkpoint_epochs when set.", low=0

@@ -29,7 +29,7 @@ class SharedMean(keras.metrics.Mean):
         self.count.value.assign_add(count)
 
     def result(self) -> tf.Tensor:
-        """The mean of the finite values; NaN without any (0 / 0), since 0 would look like a loss."""
+        """The mean of the finite values; NaN without any (0 / 0): 0 would look like a loss."""
         return tf.convert_to_tensor(self.total) / tf.convert_to_tensor(self.count)
 
 

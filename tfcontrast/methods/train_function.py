@@ -67,11 +67,17 @@ def make_train_function(model: keras.Model) -> TrainFunction:
 
     @tf.autograph.experimental.do_not_convert
     def train_function(iterator: Any) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        waited = tf.zeros([], tf.float64)
-        for _ in range(model.steps_per_execution):
+        def one(done: tf.Tensor, waited: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             batch, seconds = _timed_next(iterator)
-            waited += seconds
             strategy.run(run, args=(batch,))
+            return done + 1, waited + seconds
+
+        state = tf.constant(0), tf.zeros([], tf.float64)
+        if (steps := model.steps_per_execution) == 1:
+            state = one(*state)
+        else:  # a loop within the graph: traced once, however many steps it takes
+            state = tf.while_loop(lambda done, _: done < steps, one, state, parallel_iterations=1)
+        waited = state[1]
         return {metric.name: metric.result() for metric in model.metrics}, waited
 
     compiled: Any = train_function if model.run_eagerly else tf.function(train_function)

@@ -1,6 +1,7 @@
 """From options to objects: data, backbone, method, optimizer."""
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
@@ -220,6 +221,25 @@ def resolved_options(config: Config, data: RunData) -> dict[str, Any]:
 def total_steps(config: Config, steps_per_epoch: int) -> int:
     """The run's length: ``train_steps`` when set, else whole epochs."""
     return config.train.train_steps or config.train.train_epochs * steps_per_epoch
+
+
+def execution_steps(config: Config, step: int, last: int, per_epoch: int) -> int:
+    """How many steps one call of the train function takes, so that nothing falls within a call.
+
+    Args:
+        config: its ``steps_per_execution`` is the most.
+        step: steps that are done.
+        last: the run's last step.
+        per_epoch: steps of an epoch.
+
+    Returns:
+        The largest number up to the most that divides all after which something happens.
+    """
+    options = config.train
+    periods = [step, last, per_epoch if per_epoch < last else 0]
+    periods += [options.checkpoint_steps, options.keep_checkpoint_every, options.summary_steps]
+    common = math.gcd(*periods)
+    return max(n for n in range(1, options.steps_per_execution + 1) if common % n == 0)
 
 
 def check_batch(config: Config, strategy: tf.distribute.Strategy) -> None:

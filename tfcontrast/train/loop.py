@@ -67,6 +67,7 @@ def train(
     with _all_workers(method.distribute_strategy):
         step, arrays, manifest = _resume(method, folder / "checkpoints", last, chief)
     history, end_due = manifest.get("logs", {}), manifest.get("end_due") is True
+    method.steps_per_execution = build.execution_steps(config, step, last, per_epoch)
     rates = Rates(batch_size)
     recipes = build.make_recipes(config, data.image_size)
     with contextlib.ExitStack() as stack:
@@ -88,9 +89,8 @@ def train(
             callbacks += [board, progress, _health(config, data), saver]
             callbacks += _profile(config, folder, stack)
             if step == 0:
-                seed = config.run.seed
-                made = data_lib.preview(data.train, recipes, batch_size=batch_size, seed=seed)
-                board.write_views(made)
+                options = {"batch_size": batch_size, "seed": config.run.seed}
+                board.write_views(data_lib.preview(data.train, recipes, **options))
         callbacks += [stopper, OrderWatch(bad_steps)]
         stack.enter_context(_all_workers(method.distribute_strategy))
         stack.enter_context(interruption.deferred())
