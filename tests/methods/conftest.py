@@ -10,6 +10,7 @@ from tfcontrast.data.digits import open_digits
 from tfcontrast.methods import METHODS, Method, Plan
 from tfcontrast.models import BatchNorm
 from tfcontrast.optim import make_optimizer
+from tfcontrast.train import checkpoints, state
 
 SIDE, CLASSES = 8, 4
 PLAN = Plan(batch_size=16, num_examples=16, steps_per_epoch=4, total_steps=40, seed=3)
@@ -196,22 +197,38 @@ def fit_digits():
     return run
 
 
-@pytest.fixture
+def put_back(method, start, *, seed=1):
+    """Makes a method that has taken steps what it was when ``values`` gave its ``start``.
+
+    Its train function stays, and with it the trace, which costs more than all steps of a test.
+    """
+    checkpoints.restore(state.full_state(method), start, source="memory", whole=True)
+    keras.utils.set_random_seed(seed)  # as a method is left by its building
+
+
+# These hold nothing: fixtures that keep a traced method for several tests may use them.
+@pytest.fixture(scope="session")
 def make_method():
     """``build_method``; an optimizer is "lars", "sgd" or a function that makes one."""
     return build_method
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def batches():
     """``endless``, a function of the number of views."""
     return endless
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fit():
     """``fit_method``."""
     return fit_method
+
+
+@pytest.fixture(scope="session", name="put_back")
+def _put_back():
+    """``put_back``."""
+    return put_back
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """What every method of the table must keep."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -7,9 +9,10 @@ import tensorflow as tf
 
 from tfcontrast.methods import METHODS
 from tfcontrast.models import ResNet
-from tfcontrast.train import checkpoints, state
+from tfcontrast.train import state
 
-EVERY = sorted(METHODS)
+# In this order those with a probe are the first: pytest takes the tests of one place together.
+EVERY = sorted(METHODS, key=lambda name: (name == "supervised", name))
 # The least value of the loss; SupCon's: all 7 positives at one place, every other image far away;
 # SimSiam's: cosines of 1. With a queue of 24 keys of the same 16 images, half of the images are in
 # it twice, half once. NCE's: of 24 draws from 16 rows 1.5 are the image's own, at best h = 1 / 2.5.
@@ -37,6 +40,8 @@ FALLS = {"dino": "teacher_student_kl"}
 # Where the graph is not the matter: a few steps are over sooner than a trace.
 EAGER = {"run_eagerly": True}
 WITH_PROBE = [name for name in EVERY if name != "supervised"]
+# The tests of a method come together, so that what they share is made once and then let go.
+of_every_method = pytest.mark.parametrize("name", EVERY, scope="module")
 
 
 def weights(method):
@@ -59,76 +64,96 @@ def assert_close(first, second, *, rtol):
         np.testing.assert_allclose(first[name], second[name], 0, atol, err_msg=name)
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_two_steps_report_the_named_metrics_and_reach_every_variable(make_method, fit, name):
-    method = make_method(name)
+def record(method, fit, *steps):
+    """Fits several times; the method, the logs, and the states from the start on."""
+    states, logs = [weights(method)], []
+    for count in steps:
+        logs.append(fit(method, count))
+        states.append(weights(method))
+    return types.SimpleNamespace(method=method, states=states, logs=logs)
+
+
+@pytest.fixture(scope="module")
+def traced(make_method, fit, name):
+    """A method of the module's options: twice two steps from its building on."""
+    return record(make_method(name), fit, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def eager(make_method, fit, name):
+    """The same without a graph: three times one step."""
+    return record(make_method(name, compile=EAGER), fit, 1, 1, 1)
+
+
+@of_every_method
+def test_two_steps_report_the_named_metrics_and_reach_every_variable(put_back, traced, name):
+    method, (before, after, _), logs = traced.method, traced.states, traced.logs[0]
+    put_back(method, after)
     assert method.metric_names[0] == "loss"
-    before = weights(method)
-    logs = fit(method, 2)
     probe = {"probe_loss", "probe_top1"} if method.probe is not None else set()
     assert logs.keys() == {*method.metric_names} | probe
     assert all(np.isfinite(value) for value in logs.values()), logs
     slots = {v.name: v.numpy() for v in method.optimizer.variables if "momentum" in v.name}
     assert len(slots) == len(method.encoder_variables)
     assert all(np.any(slot) for slot in slots.values()), "a variable without a gradient"
-    after = weights(method)
     moving = [name for name in before if name.startswith("backbone")]
     assert all(np.any(before[name] != after[name]) for name in moving)
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_a_seed_decides_everything_and_the_state_carries_on(make_method, fit, name):
-    method, same, other = (make_method(name, seed=seed) for seed in (1, 1, 2))
-    start = weights(method)
+@of_every_method
+def test_a_seed_decides_everything_and_the_state_carries_on(
+    make_method, fit, put_back, traced, name
+):
+    """So a method that was put back is one that was just built, as other tests rely on."""
+    method, (start, middle, end) = traced.method, traced.states
+    same, other = (make_method(name, seed=seed) for seed in (1, 2))
     assert_same(start, weights(same))
     assert any(np.any(start[name] != value) for name, value in weights(other).items())
-    fit(method, 2)
-    middle = weights(method)
-    logs = fit(method, 2)
-    end = weights(method)
-    checkpoints.restore(state.full_state(method), start, source="memory", whole=True)
-    fit(method, 2)
-    assert_same(weights(method), middle)
-    assert fit(method, 2) == logs
-    checkpoints.restore(state.full_state(method), middle, source="memory", whole=True)
-    assert fit(method, 2) == logs
+    put_back(method, start)
+    assert_same(weights(method), weights(same))
+    for logs, later in zip(traced.logs, (middle, end), strict=True):
+        assert fit(method, 2) == logs
+        assert_same(weights(method), later)
+    put_back(method, middle)
+    assert fit(method, 2) == traced.logs[1]
     assert_same(weights(method), end)
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_eager_steps_equal_the_graphs(make_method, fit, name):
+@of_every_method
+def test_eager_steps_equal_the_graphs(fit, put_back, traced, eager, name):
     """XLA's are compared in test_xla.py."""
-    graph, eager = make_method(name), make_method(name, compile=EAGER)
-    fit(graph, 3), fit(eager, 3)
-    assert_close(weights(graph), weights(eager), rtol=1e-4)
+    put_back(traced.method, traced.states[0])
+    for _ in eager.logs:
+        fit(traced.method, 1)
+    assert_close(weights(traced.method), eager.states[-1], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_bfloat16_is_close_and_keeps_float32_state(make_method, fit, name):
-    full, half = (
-        make_method(name, dtype=dtype, compile=EAGER) for dtype in ("float32", "mixed_bfloat16")
-    )
+@of_every_method
+def test_bfloat16_is_close_and_keeps_float32_state(make_method, fit, put_back, eager, name):
+    half = make_method(name, dtype="mixed_bfloat16", compile=EAGER)
     # From the same clusters too, which the features of half precision would make otherwise.
-    checkpoints.restore(state.full_state(half), weights(full), source="memory", whole=True)
-    expected, found = fit(full, 1), fit(half, 1)
+    put_back(half, eager.states[0])
+    expected, found = eager.logs[0], fit(half, 1)
     assert found["loss"] == pytest.approx(expected["loss"], rel=0.02)
     assert found["loss"] != expected["loss"]
     kinds = {v.dtype for v in state.model_state(half).values()}
     assert kinds - {"int64"} == {"float32"}  # counters, indices and labels are whole numbers
 
 
-@pytest.mark.parametrize("name", WITH_PROBE)
-def test_the_probe_learns_beside_and_never_moves_the_encoder(make_method, fit, name):
-    beside, alone = (make_method(name, classes=n, compile=EAGER) for n in (4, 0))
-    logs = fit(beside, 3)
-    assert "probe_loss" not in fit(alone, 3)
-    with_probe = weights(beside)
-    for key, value in weights(alone).items():
-        np.testing.assert_array_equal(value, with_probe[key], err_msg=key)
-    assert logs["probe_loss"] < np.log(4)  # it starts at zero: the loss of ignorance
-    assert np.any(with_probe["probe/kernel"])
-    trained = {id(v) for v in beside.encoder_variables}
-    assert not trained & {id(v) for v in beside.probe.variables}
+@pytest.mark.parametrize("name", WITH_PROBE, scope="module")
+def test_the_probe_learns_beside_and_never_moves_the_encoder(make_method, fit, eager, name):
+    # Two steps: in the first the probe's weights are zero, and nothing could come through them.
+    alone = record(make_method(name, classes=0, compile=EAGER), fit, 1, 1)
+    assert "probe_loss" not in alone.logs[-1]
+    for found, with_probe in zip(alone.states, eager.states, strict=False):
+        for key, value in found.items():
+            np.testing.assert_array_equal(value, with_probe[key], err_msg=key)
+    for logs in eager.logs[1:]:
+        assert logs["probe_loss"] < np.log(4)  # it starts at zero: the loss of ignorance
+    assert np.any(eager.states[1]["probe/kernel"])
+    method = eager.method
+    trained = {id(v) for v in method.encoder_variables}
+    assert not trained & {id(v) for v in method.probe.variables}
 
 
 @pytest.mark.parametrize("name", ["simclr", "supcon"])
@@ -167,7 +192,7 @@ def test_a_residual_network_learns_the_same_on_two_replicas(make_method, fit, st
     assert_close(weights(one), weights(many), rtol=2e-4)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@of_every_method
 def test_sixteen_images_are_learned_by_heart(make_method, fit, name):
     method = make_method(name, optimizer=lambda: keras.optimizers.Adam(0.01))
     first = fit(method, 1)
@@ -181,10 +206,10 @@ def test_sixteen_images_are_learned_by_heart(make_method, fit, name):
             assert last[score] > 0.9 > first[score]
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_features_have_the_backbones_width_and_stay_in_inference_mode(make_method, name):
-    method = make_method(name)
-    before = weights(method)
+@of_every_method
+def test_features_have_the_backbones_width_and_stay_in_inference_mode(put_back, traced, name):
+    method, before = traced.method, traced.states[0]
+    put_back(method, before)
     features = method.embed(tf.random.stateless_uniform([3, 8, 8, 3], [0, 1]))
     assert features.shape == (3, 6)
     assert features.dtype == tf.float32
