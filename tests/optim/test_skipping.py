@@ -59,7 +59,7 @@ def assert_same(first, second):
 @pytest.mark.parametrize(
     ("name", "mode"),
     [(name, "graph") for name in OPTIMIZERS]
-    + [(name, mode) for name in ("lars", "adamw") for mode in ("eager", "xla")],
+    + [(name, mode) for name in ("lars", "adamw", "sgd") for mode in ("eager", "xla")],
 )
 def test_a_bad_step_is_as_if_it_had_not_been(name, mode):
     variables, optimizer = make(OPTIMIZERS[name])
