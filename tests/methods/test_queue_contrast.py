@@ -69,7 +69,26 @@ def moving_statistics(network):
     return [norm.moving_variance.numpy() for norm in norms]
 
 
-def encode_once(strategy, shuffle_bn, **options):
+@pytest.fixture(scope="module")
+def encoded():
+    """What ``encode_once`` has found, by its arguments."""
+    return {}
+
+
+@pytest.fixture
+def encode_once(encoded, strategy_of):
+    """``encode``, traced once for arguments that several tests use."""
+
+    def run(replicas, shuffle_bn, **options):
+        key = (replicas, shuffle_bn, *options.items())
+        if key not in encoded:
+            encoded[key] = encode(strategy_of(replicas), shuffle_bn, **options)
+        return encoded[key]
+
+    return run
+
+
+def encode(strategy, shuffle_bn, **options):
     with strategy.scope():
         network = small_network(**options)
     start = np.random.default_rng(1)
@@ -89,27 +108,26 @@ def encode_once(strategy, shuffle_bn, **options):
     ("replicas", "options"),
     [(1, {"batch_norm_splits": 4}), (2, {"batch_norm_splits": 4}), (2, {"global_bn": False})],
 )
-def test_shuffling_changes_the_keys_statistics(strategy_of, replicas, options):
-    strategy = strategy_of(replicas)
-    plain_keys, plain = encode_once(strategy, False, **options)
-    keys, statistics = encode_once(strategy, True, **options)
+def test_shuffling_changes_the_keys_statistics(encode_once, replicas, options):
+    plain_keys, plain = encode_once(replicas, False, **options)
+    keys, statistics = encode_once(replicas, True, **options)
     # Groups of like images vary little within; shuffled ones vary more, first of all in the stem.
     assert np.all(statistics[0] > 1.01 * plain[0])
     assert np.abs(keys - plain_keys).max() > 0.05
 
 
-def test_with_groups_the_keys_are_the_same_on_any_replicas(strategy_of):
-    expected, statistics = encode_once(strategy_of(1), True, batch_norm_splits=4)
+def test_with_groups_the_keys_are_the_same_on_any_replicas(encode_once):
+    expected, statistics = encode_once(1, True, batch_norm_splits=4)
     for replicas in (2, 4):
-        keys, others = encode_once(strategy_of(replicas), True, batch_norm_splits=4)
+        keys, others = encode_once(replicas, True, batch_norm_splits=4)
         np.testing.assert_allclose(keys, expected, rtol=1e-3, atol=1e-4)
         for one, other in zip(statistics, others, strict=True):
             np.testing.assert_allclose(other, one, rtol=1e-4)
 
 
-def test_over_the_whole_batch_shuffling_changes_nothing(strategy_of):
-    plain_keys, plain = encode_once(strategy_of(2), False)
-    keys, statistics = encode_once(strategy_of(2), True)
+def test_over_the_whole_batch_shuffling_changes_nothing(encode_once):
+    plain_keys, plain = encode_once(2, False)
+    keys, statistics = encode_once(2, True)
     np.testing.assert_allclose(keys, plain_keys, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(statistics[0], plain[0], rtol=1e-5)
 
