@@ -22,9 +22,16 @@ def residual(remat, dtype):
     )
 
 
-@pytest.mark.parametrize("encoder", [transformer, residual])
-@pytest.mark.parametrize("micro_batch", [0, 4])
-@pytest.mark.parametrize("name", ["simclr", "byol"])
+# Every two of these come together once.
+@pytest.mark.parametrize(
+    ("name", "micro_batch", "encoder"),
+    [
+        ("simclr", 0, transformer),
+        ("simclr", 4, residual),
+        ("byol", 0, residual),
+        ("byol", 4, transformer),
+    ],
+)
 def test_a_step_is_that_of_kept_activations(make_method, batches, encoder, micro_batch, name):
     plan = Plan(batch_size=16, total_steps=40, seed=3, micro_batch=micro_batch)
     found = []
