@@ -84,9 +84,30 @@ class TinyBackbone(keras.Model):
         self.trainable = last_group < 4
 
 
+class DenseBackbone(keras.Model):
+    """A dense layer on the colours' means, traced sooner still: where the network is no matter."""
+
+    feature_dim = 6
+
+    def __init__(self, dtype="float32"):
+        super().__init__(name="backbone", dtype=dtype)
+        self.dense = keras.layers.Dense(self.feature_dim, dtype=dtype, name="dense")
+
+    def call(self, images, training=False):
+        return self.dense(tf.reduce_mean(images, [1, 2]))
+
+    def get_config(self):
+        return {"dtype": self.dtype_policy.name}
+
+
 @pytest.fixture
 def tiny_backbone():
     return TinyBackbone
+
+
+@pytest.fixture
+def dense_backbone():
+    return DenseBackbone
 
 
 def build_method(

@@ -1,3 +1,4 @@
+import functools
 import subprocess
 import sys
 import time
@@ -9,8 +10,14 @@ import tensorflow as tf
 from tfcontrast.methods.train_function import InputWait, make_train_function
 
 
-def test_it_takes_the_steps_of_an_execution_and_returns_the_metrics(make_method, batches):
-    method = make_method("simclr", compile={"steps_per_execution": 3})
+@pytest.fixture
+def make_small(make_method, dense_backbone):
+    """``make_method`` with little to trace: it is the function around the step that counts here."""
+    return functools.partial(make_method, backbone=dense_backbone)
+
+
+def test_it_takes_the_steps_of_an_execution_and_returns_the_metrics(make_small, batches):
+    method = make_small("simclr", compile={"steps_per_execution": 3})
     stream = iter(batches(2))
     logs = make_train_function(method)(stream)
     assert int(method.optimizer.iterations) == 3
@@ -30,9 +37,9 @@ def test_it_takes_the_steps_of_an_execution_and_returns_the_metrics(make_method,
         ({"jit_compile": True}, 2, "graph"),  # XLA takes no collective of a mirrored strategy
     ],
 )
-def test_how_a_step_runs(make_method, batches, strategy_of, compiled, replicas, expected):
+def test_how_a_step_runs(make_small, batches, strategy_of, compiled, replicas, expected):
     strategy = strategy_of(replicas)
-    method = make_method("simclr", classes=0, strategy=strategy, compile=compiled)
+    method = make_small("simclr", classes=0, strategy=strategy, compile=compiled)
     function = make_train_function(method)
     if expected == "eager":
         assert not hasattr(function, "get_concrete_function")
@@ -50,9 +57,9 @@ def test_how_a_step_runs(make_method, batches, strategy_of, compiled, replicas, 
 
 
 @pytest.mark.parametrize(("name", "replicas"), [("simclr", 1), ("moco", 2), ("swav", 1)])
-def test_several_fits_trace_the_step_once(make_method, batches, strategy_of, name, replicas):
+def test_several_fits_trace_the_step_once(make_small, batches, strategy_of, name, replicas):
     strategy = strategy_of(replicas)
-    method = make_method(name, strategy=strategy)
+    method = make_small(name, strategy=strategy)
     plain, traces = method.train_step, []
 
     def train_step(batch):
@@ -70,7 +77,7 @@ def test_several_fits_trace_the_step_once(make_method, batches, strategy_of, nam
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_view_maker_makes_the_views_within_the_step(make_method, batches, jit_compile):
+def test_a_view_maker_makes_the_views_within_the_step(make_small, batches, jit_compile):
     def unfinished(batch):
         rest = {name: value for name, value in batch.items() if name != "views"}
         return {**rest, "images": batch["views"], "counter": batch["index"]}
@@ -85,7 +92,7 @@ def test_a_view_maker_makes_the_views_within_the_step(make_method, batches, jit_
     losses = {}
     cases = {"given": squared, "made": unfinished} | ({} if jit_compile else {"whole": dict})
     for name, change in cases.items():
-        method = make_method("simclr", compile={"jit_compile": jit_compile})
+        method = make_small("simclr", compile={"jit_compile": jit_compile})
         if name == "made":
             method.view_maker = view_maker
         stream = iter(batches(2).map(change))
@@ -94,8 +101,8 @@ def test_a_view_maker_makes_the_views_within_the_step(make_method, batches, jit_
     assert losses["made"] != pytest.approx(losses.get("whole", [0, 0]), rel=1e-3)
 
 
-def test_a_method_makes_it_once_and_again_when_forced(make_method):
-    method = make_method("simclr", classes=0)
+def test_a_method_makes_it_once_and_again_when_forced(make_small):
+    method = make_small("simclr", classes=0)
     method.make_train_function()
     first = method.train_function
     method.make_train_function()
@@ -113,10 +120,10 @@ def test_without_variables_it_says_what_to_call():
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_the_wait_for_the_input_is_counted(make_method, batches, strategy_of, replicas):
+def test_the_wait_for_the_input_is_counted(make_small, batches, strategy_of, replicas):
     """Batches that take 0.2 s each, three calls of two steps: the wait is theirs."""
     strategy = strategy_of(replicas)
-    method = make_method("simclr", classes=0, strategy=strategy, compile={"steps_per_execution": 2})
+    method = make_small("simclr", classes=0, strategy=strategy, compile={"steps_per_execution": 2})
 
     def slow(number):
         time.sleep(0.2)
