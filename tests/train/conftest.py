@@ -1,12 +1,12 @@
 """A run of a few seconds: 8x8 digits, a ResNet-10 of 6 channels, 5 steps an epoch."""
 
-import functools
+import importlib.util
+import pathlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfcontrast import data as data_lib
 from tfcontrast.train import build, checkpoints, state
 from tfcontrast.train.options import make_config
 
@@ -41,13 +41,22 @@ def tiny_config():
     return make
 
 
+def _beside(name):
+    """A module of this folder, which is no package and not on the path."""
+    path = pathlib.Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PLAIN_VIEWS = _beside("plain_views")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _plain_views():
-    """Views without XLA, which takes seconds to compile them for every call of ``fit``."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("train_dataset", "view_maker"):
-            plain = functools.partial(getattr(data_lib, name), jit_compile=False)
-            patch.setattr(data_lib, name, plain)
+        PLAIN_VIEWS.use(patch.setattr)
         yield
 
 

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tfcontrast import data as data_lib
+from tfcontrast.data import view_making
 from tfcontrast.methods import METHODS
 from tfcontrast.train import checkpoints, epochs, interruption, loop, state
 
@@ -162,10 +163,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 def test_views_are_traced_once(whole, monkeypatch, tmp_path):
     _, method, config, data, *_ = whole[Orders]
-    makers, plain = [], data_lib.view_maker
-    monkeypatch.setattr(
-        data_lib, "view_maker", lambda *a, **o: makers.append(plain(*a, **o)) or makers[-1]
-    )
+    makers = []
+
+    def make(*args, **options):
+        makers.append(view_making.view_maker(*args, **options, jit_compile=False))
+        return makers[-1]
+
+    monkeypatch.setattr(data_lib, "view_maker", make)
     copy_step(whole[Orders][0], tmp_path, 3)
     loop.train(method, config, data, tmp_path)
     assert [maker.experimental_get_tracing_count() for maker in makers] == [1]

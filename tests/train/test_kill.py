@@ -1,11 +1,12 @@
 """kill -9 at any moment, and the run that goes on ends as if nothing had happened.
 
 A process that has imported everything and has run nothing, so that it has one thread, forks a
-child a life; the child trains until it is killed. The next child goes on in the same folder. What a
+child a life, which goes on in the same folder until it is killed. For a death at a stage of writing
+the child mends and saves as a run does, but takes its states from the uninterrupted run, since what
+lies on the disk does not depend on the training around it; for the other deaths it trains. What a
 death leaves and what the last life ends with are compared with the uninterrupted run.
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -15,14 +16,14 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfcontrast import data as data_lib
-from tfcontrast.train import build, checkpoints, loop
+from tfcontrast.train import build, checkpoints, loop, saving
 from tfcontrast.train.options import make_config
 
 LAST, EVERY, KEEP = 25, 1, 2
@@ -100,28 +101,50 @@ class DieAfter(keras.callbacks.Callback):
             threading.Timer(self.seconds, die).start()
 
 
-def live(options, folder, death):
-    """A child's life: trains until it dies, or to the end without a death."""
+def save(options, folder, whole):
+    """What a run does to the disk, with the states of another run; its epochs never end."""
+    found = checkpoints.latest_checkpoint(folder / "checkpoints", mend=True)
+    step = found[1]["step"] if found else 0
+    saver = saving.Checkpoints(
+        folder / "checkpoints", options, every=EVERY, keep=KEEP, last_step=LAST
+    )
+    optimizer = types.SimpleNamespace(iterations=step)
+    saver.set_model(types.SimpleNamespace(optimizer=optimizer, steps_per_execution=1))
+    saver.set_params({"steps": LAST + 1})
+    saver.on_train_begin()
+    saving.state.full_state = lambda _: None
+    for done in range(step + 1, LAST):
+        saving.state.values = lambda _, done=done: at(whole, done)
+        saver.on_train_batch_end(0)
+
+
+def live(options, folder, death, whole=None):
+    """A child's life: trains, or saves another run's states, until it dies or to the end."""
+    import plain_views  # beside this script
+
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-    data_lib.train_dataset = functools.partial(data_lib.train_dataset, jit_compile=False)
-    stage, at, seconds = death.get("stage"), death.get("at"), death.get("seconds")
+    plain_views.use()
+    folder = pathlib.Path(folder)
+    stage, number, seconds = death.get("stage"), death.get("at"), death.get("seconds")
     if stage:
         replaces = stage.startswith("replacing")
-        die_at(stage, 2 * at if replaces else at)
+        die_at(stage, 2 * number if replaces else number)
         if replaces:
             write = checkpoints.write_checkpoint
             checkpoints.write_checkpoint = lambda *a, **k: (write(*a, **k), write(*a, **k))[1]
-    elif at:
+    elif number:
         fit = keras.Model.fit
         keras.Model.fit = lambda self, *a, callbacks, **k: fit(
-            self, *a, callbacks=[*callbacks, DieAfter(at, seconds)], **k
+            self, *a, callbacks=[*callbacks, DieAfter(number, seconds)], **k
         )
     elif seconds:
         threading.Timer(seconds, die).start()
+    if whole:
+        return save(options, folder, pathlib.Path(whole))
     config = make_config(options)
     data = build.open_data(config)
-    loop.train(build.build_method(config, data), config, data, pathlib.Path(folder))
+    return loop.train(build.build_method(config, data), config, data, folder)
 
 
 def serve():
@@ -144,7 +167,10 @@ def serve():
 
 @pytest.fixture(scope="module")
 def child(tiny_config, tmp_path_factory):
-    """Lets a child train in a folder; gives its exit code and what it said."""
+    """Lets a child live in a folder; gives its exit code and what it said.
+
+    It saves the states of a second folder, or trains without one.
+    """
     options = tiny_config(**OPTIONS, keep_checkpoint_max=KEEP).to_dict()
     said = tmp_path_factory.mktemp("children") / "said"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -158,8 +184,9 @@ def child(tiny_config, tmp_path_factory):
             stderr=errors,
         )
 
-    def run(folder, **death):
-        parent.stdin.write(json.dumps([options, str(folder), death]) + "\n")
+    def run(folder, *whole, **death):
+        words = [options, str(folder), death, *map(str, whole)]
+        parent.stdin.write(json.dumps(words) + "\n")
         parent.stdin.flush()
         return int(parent.stdout.readline() or 1), said.read_text()[-3000:]
 
@@ -168,13 +195,13 @@ def child(tiny_config, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_config, build_run, tmp_path_factory):
-    """The folder of a run that nobody kills, with a checkpoint of every step."""
+def run(tiny_config, build_run, tmp_path_factory):
+    """A run that nobody kills, with a checkpoint of every step: its folder, its parts."""
     folder = tmp_path_factory.mktemp("whole")
     config = tiny_config(**OPTIONS, keep_checkpoint_max=LAST)
     method, data = build_run(config, tf.distribute.get_strategy())
     loop.train(method, config, data, folder)
-    return folder
+    return folder, method, data
 
 
 def at(folder, step):
@@ -205,15 +232,15 @@ def newest(folder):
     return found[1]["step"] if found else 0
 
 
-def survive(child, whole, folder, deaths):
+def survive(lives, whole, folder, deaths):
     """Lives and dies in one folder; what a death spoiled would still be there at the end."""
     folder.mkdir()
     step = 0
-    for place, death in enumerate([*deaths, None]):
-        # the last death is in the last epoch, whose numbers are compared
+    for place, death in enumerate(deaths):
+        # without any the death is in the last epoch, whose numbers are compared
         death = death or {"stage": "before the rename", "at": LAST - 2 - step}
         where = f"death {place}: {death}"
-        code, said = child(folder, **death)
+        code, said = lives(folder, **death)
         assert code == -signal.SIGKILL, f"{where}: {code}, {said}"
         copy = folder.with_name(f"{folder.name}{place}")
         shutil.copytree(folder, copy)  # looking at it mends it
@@ -228,24 +255,40 @@ def survive(child, whole, folder, deaths):
         if "stage" not in death and step > LAST // 2:  # else one might end before it is killed
             shutil.rmtree(folder / "checkpoints")
             step = 0
-    code, said = child(folder)
-    assert code == 0, said
+
+
+def assert_ends_as(whole, folder):
     found, expected = ending(folder, KEEP), ending(whole, LAST)
     assert found[1] == expected[1]
     assert_same_arrays(found[0], expected[0], "the last life")
 
 
 @pytest.mark.slow
-def test_killed_at_every_stage_of_writing_and_at_random(child, whole, tmp_path):
+def test_killed_at_every_stage_of_writing(child, run, tiny_config, scramble, tmp_path):
+    whole, method, data = run
     rng = np.random.default_rng(7)
     stages = [{"stage": stage, "at": int(rng.integers(1, 3))} for stage in STAGES]
     stages[SWEEPING]["at"] = 0  # at the start of a life
-    survive(child, whole, tmp_path / "stages", stages)
+    folder = tmp_path / "stages"
+    survive(lambda folder, **death: child(folder, whole, **death), whole, folder, stages)
+    scramble(method)
+    loop.train(method, tiny_config(**OPTIONS, keep_checkpoint_max=KEEP), data, folder)
+    assert_ends_as(whole, folder)
+
+
+@pytest.mark.slow
+def test_killed_at_random_while_it_trains(child, run, tmp_path):
+    whole, *_ = run
+    rng = np.random.default_rng(7)
     steps = [
         {"at": int(rng.integers(1, 4)), "seconds": float(rng.uniform(0, 0.03))} for _ in range(2)
     ]
     starts = [{"seconds": float(rng.uniform(0, 3))}]
-    survive(child, whole, tmp_path / "random", [steps[0], *starts, steps[1]])
+    folder = tmp_path / "random"
+    survive(child, whole, folder, [steps[0], *starts, steps[1], None])
+    code, said = child(folder)
+    assert code == 0, said
+    assert_ends_as(whole, folder)
 
 
 if __name__ == "__main__":
