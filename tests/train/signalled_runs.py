@@ -4,7 +4,6 @@ This process has imported everything and has run nothing, so that it has one thr
 child a run. At the place the child says that it is there, and waits a while, or for good.
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -12,6 +11,7 @@ import signal
 import sys
 import time
 
+import plain_views
 import tensorflow as tf
 
 from tfcontrast import data as data_lib
@@ -115,11 +115,6 @@ PLACES = {
 }  # fmt: skip
 
 
-def plain_views():
-    """Views without XLA, which takes seconds to compile them."""
-    data_lib.train_dataset = functools.partial(data_lib.train_dataset, jit_compile=False)
-
-
 def live(words, where, ready, seconds, said):
     """A child's life, in a session of its own."""
     os.setsid()
@@ -128,7 +123,7 @@ def live(words, where, ready, seconds, said):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-    plain_views()
+    plain_views.use()
     PLACES[where](Place(ready, seconds))
     return run.main(["run", *words])
 

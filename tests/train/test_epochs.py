@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import os
 import shutil
 import signal
@@ -65,18 +66,19 @@ def make(tiny_config, build_run):
 
 
 @pytest.fixture(scope="module")
-def whole(make, tmp_path_factory):
+def whole(make, arrays_of, tmp_path_factory):
     """For each class an uninterrupted run with a checkpoint of every step."""
     runs = {}
     for cls in (Begins, Orders):
         folder = tmp_path_factory.mktemp(cls.__name__)
         method, config, data = make(cls)
+        start = arrays_of(method)
         with pytest.MonkeyPatch.context() as patch:
             fits = []
             fit = cls.fit
             patch.setattr(cls, "fit", lambda *a, f=fit, n=fits, **o: (n.append(o), f(*a, **o))[1])
             result = loop.train(method, config, data, folder)
-        runs[cls] = folder, method, config, data, result, len(fits), method.begun
+        runs[cls] = folder, method, config, data, result, len(fits), method.begun, start
     return runs
 
 
@@ -98,6 +100,10 @@ def assert_same(first, second):
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
+def with_options(config, **options):
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **options))
+
+
 def trained(monkeypatch):
     """Records (first step, order) of every data set that is made."""
     made, plain = [], data_lib.train_dataset
@@ -112,7 +118,7 @@ def trained(monkeypatch):
 
 @both
 def test_every_epoch_is_begun_before_its_first_step(whole, cls):
-    folder, method, _, data, result, fits, begun = whole[cls]
+    folder, method, _, data, result, fits, begun, _ = whole[cls]
     assert [epoch for epoch, _ in begun] == [0, 1, 2]
     assert method.traces == 1
     assert fits == (3 if cls is Orders else 2)  # the last one is cut short
@@ -163,13 +169,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 def test_views_are_traced_once(whole, monkeypatch, tmp_path):
     _, method, config, data, *_ = whole[Orders]
-    makers = []
-
-    def make(*args, **options):
-        makers.append(view_making.view_maker(*args, **options, jit_compile=False))
-        return makers[-1]
-
-    monkeypatch.setattr(data_lib, "view_maker", make)
+    makers, plain = [], functools.partial(view_making.view_maker, jit_compile=False)
+    monkeypatch.setattr(
+        data_lib, "view_maker", lambda *a, **o: makers.append(plain(*a, **o)) or makers[-1]
+    )
     copy_step(whole[Orders][0], tmp_path, 3)
     loop.train(method, config, data, tmp_path)
     assert [maker.experimental_get_tracing_count() for maker in makers] == [1]
@@ -194,10 +197,12 @@ def ask():
 
 @pytest.mark.parametrize(("cls", "step"), [(Begins, 0), (Orders, 5)])
 def test_a_stop_while_an_epoch_begins_is_honoured_and_made_up_for(
-    whole, make, monkeypatch, tmp_path, cls, step
+    whole, monkeypatch, tmp_path, cls, step
 ):
-    folder, *_ = whole[cls]
-    method, config, data = make(cls, checkpoint_steps=4)
+    folder, method, config, data, *_, start = whole[cls]
+    config = with_options(config, checkpoint_steps=4)
+    checkpoints.restore(state.full_state(method), start, source="memory", whole=True)
+    method.begun = []
     if step:
         copy_step(folder, tmp_path, step)
     batches = epochs.RunOver._batches
@@ -236,9 +241,7 @@ def test_after_a_rollback_the_rest_of_the_epoch_follows_the_older_state(
 ):
     """Steps 6 and 7 fail, step 4's state comes back; a resumed run does the same."""
     folder, method, config, data, *_ = whole[Orders]
-    config = dataclasses.replace(
-        config, train=dataclasses.replace(config.train, checkpoint_steps=4, keep_checkpoint_every=1)
-    )
+    config = with_options(config, checkpoint_steps=4, keep_checkpoint_every=1)
     made = trained(monkeypatch)
     recorded = data_lib.train_dataset
 
@@ -281,24 +284,6 @@ def test_an_image_that_cannot_be_read_keeps_its_row(whole):
     np.testing.assert_allclose(found[1], found[0][places], rtol=1e-4, atol=1e-6)
 
 
-def test_a_method_without_such_needs_has_no_callback(make):
+def test_a_method_without_such_needs_has_no_callback(whole, make):
     assert not epochs.overrides_begin(make(SimCLR)[0])
-    assert epochs.overrides_begin(make(Begins)[0])
-
-
-@pytest.mark.parametrize("alone", [False, True])
-@pytest.mark.parametrize("per_epoch", [1, 3, 5])
-def test_segments_cover_every_step_once(per_epoch, alone):
-    for last in range(12):
-        for start in range(last + 1):
-            step, steps = start, []
-            while step < last:
-                epoch, until, length = epochs.segment(step, last, per_epoch, alone=alone)
-                assert epoch == step // per_epoch
-                assert until == epoch + 1 or (length == per_epoch and not alone)
-                for number in range(epoch, until):
-                    begin = step if number == epoch else number * per_epoch
-                    assert begin // per_epoch == number == (begin + length - 1) // per_epoch
-                    steps += range(begin, begin + length)
-                step += (until - epoch) * length
-            assert steps == list(range(start, last))
+    assert epochs.overrides_begin(whole[Begins][1])

@@ -96,12 +96,14 @@ class Crash(keras.callbacks.Callback):
 
 
 def test_a_crashed_run_goes_on_from_its_last_checkpoint(
-    whole, tiny_config, build_run, strategy_of, monkeypatch, tmp_path
+    whole, tiny_config, build_run, strategy_of, scramble, monkeypatch, tmp_path
 ):
     config = tiny_config(checkpoint_steps=3, keep_checkpoint_max=2, monitor_epochs=2)
+    folder, _, data, method, _ = whole
+    copy_step(folder, tmp_path, 1)
+    scramble(method)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_monitor", lambda *_: [Crash(10)])
-        method, data = build_run(config, strategy_of(1))
+        patch.setattr(loop, "_monitor", lambda *_: [Crash(9)])
         with pytest.raises(RuntimeError, match="power cut"):
             loop.train(method, config, data, tmp_path)
     kept = [path.name for path in checkpoints.list_checkpoints(tmp_path / "checkpoints")]

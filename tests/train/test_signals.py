@@ -109,9 +109,12 @@ def words(tiny_config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(words, tmp_path_factory):
+    """What a run leaves that nobody stops, and its state after every step."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert run.main(["run", *words, f"--model_dir={folder}"]) == 0
-    return everything(folder)
+    every = ["--checkpoint_steps=1", "--keep_checkpoint_max=100"]
+    assert run.main(["run", *words, *every, f"--model_dir={folder}"]) == 0
+    found = checkpoints.list_checkpoints(folder / "checkpoints")
+    return everything(folder), {path.name: checkpoints.read_arrays(path) for path in found}
 
 
 def everything(folder):
@@ -135,13 +138,27 @@ def half_files(folder):
     return [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".replaced"))]
 
 
+def assert_same_arrays(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
 def assert_same(found, expected):
     assert found[1:] == expected[1:]
-    assert found[0].keys() == expected[0].keys()
-    for name, array in found[0].items():
-        np.testing.assert_array_equal(array, expected[0][name], err_msg=name)
+    assert_same_arrays(found[0], expected[0])
 
 
+def assert_left(folder, steps, whole):
+    """Whole checkpoints of these steps, bit for bit those of the run that nobody stopped."""
+    found = checkpoints.list_checkpoints(folder / "checkpoints")
+    assert [path.name for path in found] == [f"step_{step:08d}" for step in steps]
+    for path in found:
+        assert_same_arrays(checkpoints.read_arrays(path), whole[1][path.name])
+
+
+# Nothing, or what a signal while saving leaves: to go on from there is another case's part.
+THE_SAME_IS_LEFT = ("opening_data", "waiting_for_data")
 SAVED = "stopped by {} after step {} of 12, saved; the same command goes on from there"
 AT_ONCE = "stopped by {}; the same command goes on from {}"
 
@@ -174,10 +191,11 @@ def test_a_signal_ends_in_time_and_the_rest_is_the_same(
     assert half_files(tmp_path) == []
     if not steps:
         assert not folder.exists()
-    found = checkpoints.list_checkpoints(folder / "checkpoints")
-    assert [path.name for path in found] == [f"step_{step:08d}" for step in steps]
+    assert_left(folder, steps, whole)
+    if where in THE_SAME_IS_LEFT:
+        return
     assert run.main(["run", *words]) == 0
-    assert_same(everything(folder), whole)
+    assert_same(everything(folder), whole[0])
     lines = [*child.lines("out"), *capsys.readouterr().out.splitlines()]
     epochs = [" ".join(text.split()[:4]) for text in lines if text.startswith("epoch ")]
     assert epochs == ["epoch 1/3 step 5/12", "epoch 2/3 step 10/12", "epoch 3/3 step 12/12"]
@@ -197,6 +215,9 @@ def test_a_second_signal_ends_at_once(meet, words, whole, tmp_path, where):
     last = "step_00000003" if where == "while_saving" else "step_00000006"
     assert said[1:] == [f"ended at once; the same command goes on from {last}"]
     assert child.left() == []
+    assert_left(tmp_path / "run", [3] if where == "while_saving" else [3, 6], whole)
+    if where == "waiting_for_data":  # the same is left as above, after one signal
+        return
     assert run.main(["run", *words]) == 0
     assert half_files(tmp_path) == []
-    assert_same(everything(tmp_path / "run"), whole)
+    assert_same(everything(tmp_path / "run"), whole[0])
