@@ -1,5 +1,6 @@
 """Every recipe of flags/ is whole: header, index, options; and takes two steps at toy size."""
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -12,6 +13,10 @@ import tensorflow as tf
 
 from tfcontrast import data as data_lib
 from tfcontrast import flags, run
+from tfcontrast.augment import example_seeds, make_view
+from tfcontrast.data.digits import open_digits
+from tfcontrast.methods import METHODS
+from tfcontrast.train.build import make_recipes
 from tfcontrast.train.checkpoints import write_checkpoint
 from tfcontrast.train.options import make_config
 from tfcontrast.train.tensorboard import TensorBoard
@@ -32,8 +37,8 @@ TOY_SIZES = {
     "proj_out_dim": 32,
     "queue_size": 64,
 }
-# Two steps of these are taken among the quick tests: every method, a classifier, every option of
-# SimCLR v2.
+# Two steps of these are taken among the quick tests, traced and with their own views: every method,
+# a classifier, every option of SimCLR v2.
 QUICK = ("digits/supervised", "cifar10/supcon_linear_eval", "imagenet/simclr_v2")
 
 
@@ -87,25 +92,84 @@ def test_the_index_lists_it(path):
     assert f"]({name_of(path)}.flags)" in index
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=name_of)
-def test_it_parses_and_says_what_its_name_says(path, tmp_path):
-    words = [f"--flagfile={path}"]
+def toy_of(path):
+    """The flagfile that makes it small."""
+    vit = "--backbone=vit" in (base_of(path) or path).read_text(encoding="utf-8")
+    return SMOKE_VIT if vit else SMOKE
+
+
+def parse(path, folder, *words):
+    """The recipe's config; a classifier's starts from a checkpoint of no weights in the folder."""
+    words = [f"--flagfile={path}", *words]
     base = base_of(path)
     if base is not None:
         pretrained = flags.parse(["run", f"--flagfile={base}"]).to_dict()
         options = {**pretrained, "image_size": pretrained["image_size"] or 32}
-        write_checkpoint(tmp_path / "checkpoints", {"a": np.zeros(1)}, step=1, config=options)
-        words.append(f"--checkpoint={tmp_path}")
-    config = flags.parse(["run", *words])
+        write_checkpoint(folder / "checkpoints", {"a": np.zeros(1)}, step=1, config=options)
+        words.append(f"--checkpoint={folder}")
+    return flags.parse(["run", *words])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_it_parses_and_says_what_its_name_says(path, tmp_path):
+    config = parse(path, tmp_path)
     assert path.stem.startswith(config.run.method)
     assert config.data.dataset.startswith(path.parent.name)
-    assert (config.run.train_mode != "pretrain") == (base is not None)
+    assert (config.run.train_mode != "pretrain") == (base_of(path) is not None)
     assert config.run.mode == "train_then_eval"
 
 
 @pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name == "digits"], ids=name_of)
 def test_the_recipes_of_digits_are_the_defaults(path):
     assert flags.parse(["run", f"--flagfile={path}"]) == make_config({"method": path.stem})
+
+
+@functools.cache
+def view_of(recipe):
+    """The view of a few digits, once for all the flagfiles that ask for it."""
+    images = open_digits("train").images[:4]
+    return make_view(images, example_seeds(0, tf.range(4, dtype=tf.int64), 0), recipe).numpy()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_its_views_are_images_of_the_size_that_the_steps_see(path, tmp_path):
+    toy = [] if base_of(path) else [f"--flagfile={toy_of(path)}"]
+    config = parse(path, tmp_path, *toy)
+    size = config.data.image_size if toy else 8
+    recipes = make_recipes(config, size)
+    small = getattr(config.method, "num_local_views", 0) if toy else 0
+    assert len(recipes) == (METHODS[config.run.method].num_views if toy else 1) + small
+    assert [recipe.image_size == size for recipe in recipes].count(False) == small
+    for recipe in recipes:
+        view = view_of(recipe)
+        assert view.shape == (4, recipe.image_size, recipe.image_size, 3)
+        assert view.dtype == np.float32
+        assert 0 <= view.min() < view.max() <= 1
+
+
+def plain_views(train_dataset):
+    """``train_dataset`` with views that are resized images: of the recipes, sizes and number."""
+
+    def dataset(source, recipes, **options):
+        def views(images, counters):
+            images = tf.cast(images, tf.float32) / 255
+            return tuple(tf.image.resize(images, [recipe.image_size] * 2) for recipe in recipes)
+
+        return train_dataset(source, recipes, **{**options, "views": views})
+
+    return dataset
+
+
+@contextlib.contextmanager
+def cheaply():
+    """Steps by hand: tracing one takes longer than ten, and the views are another test's."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(data_lib, "train_dataset", plain_views(data_lib.train_dataset))
+            yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module")
@@ -118,23 +182,26 @@ def two_steps(tmp_path_factory):
         if path not in folders:
             folder = tmp_path_factory.mktemp("recipes") / path.stem
             base = base_of(path)
-            toy = SMOKE_VIT if "--backbone=vit" in (base or path).read_text() else SMOKE
-            words = ["run", f"--flagfile={path}", f"--flagfile={toy}", f"--model_dir={folder}"]
+            words = ["run", f"--flagfile={path}", f"--flagfile={toy_of(path)}"]
+            # The smaller split: the monitor sees all of its images.
+            words += ["--train_split=test", f"--model_dir={folder}", "--mode=train"]
             if base is not None:
                 words.append(f"--checkpoint={take(base)}")
             else:
                 method = flags.parse(["run", f"--flagfile={path}"]).method
                 large = [n for n, most in TOY_SIZES.items() if getattr(method, n, 0) > most]
                 words += [f"--{name}={TOY_SIZES[name]}" for name in large]
-            assert run.main([*words, "--mode=train"]) == 0
+            with contextlib.nullcontext() if name_of(path) in QUICK else cheaply():
+                assert run.main(words) == 0
             folders[path] = folder
         return folders[path]
 
     with pytest.MonkeyPatch.context() as patch:
-        # Compiling the views takes longer than the two steps, and the picture traces them twice.
+        # Compiling the views takes longer than the two steps, and the picture makes them again.
         for name in ("train_dataset", "view_maker"):
             plain = functools.partial(getattr(data_lib, name), jit_compile=False)
             patch.setattr(data_lib, name, plain)
+        patch.setattr(data_lib, "preview", lambda *_args, **_options: ())
         patch.setattr(TensorBoard, "write_views", lambda *_args, **_options: None)
         yield take
 
@@ -143,6 +210,7 @@ def _marked(path):
     return () if name_of(path) in QUICK else pytest.mark.slow
 
 
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly")
 @pytest.mark.parametrize(
     "path",
     [pytest.param(p, marks=_marked(p), id=name_of(p)) for p in RECIPES if p not in SMALL],
