@@ -1,5 +1,7 @@
 """The batched part of the views is the same on the host and within the step."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,6 +20,11 @@ LARGE = ViewRecipe(
 )  # fmt: skip
 SMALL = ViewRecipe(image_size=4, crop_probability=1.0, crop_area=(0.1, 0.4), flip_probability=0.5)
 RECIPES = (LARGE, SMALL, LARGE)
+# For XLA, which takes seconds for the jitter: what it makes of it is tested in tests/augment.
+PLAIN = ViewRecipe(
+    image_size=8, crop_probability=1.0, flip_probability=0.5, grayscale_probability=0.2
+)
+COMPILED = (PLAIN, SMALL, PLAIN)
 
 
 def source_of(kind):
@@ -33,9 +40,16 @@ def source_of(kind):
     return Source(read=read, **common)
 
 
-def batches(kind, steps=2, **options):
+@functools.cache
+def batches(kind, steps=2, *, recipes=RECIPES, **options):
     options = {"batch_size": BATCH, "seed": SEED, "jit_compile": False} | options
-    return list(train_dataset(source_of(kind), RECIPES, **options).take(steps))
+    return list(train_dataset(source_of(kind), recipes, **options).take(steps))
+
+
+@functools.cache
+def views_in_the_step(kind):
+    """Traced once for all tests."""
+    return view_maker(source_of(kind), RECIPES, seed=SEED, jit_compile=False, host=False)
 
 
 every_kind = pytest.mark.parametrize("kind", ["resident", "many sizes"])
@@ -43,7 +57,7 @@ every_kind = pytest.mark.parametrize("kind", ["resident", "many sizes"])
 
 @every_kind
 def test_the_readers_views_are_the_pipelines(kind):
-    make = view_maker(source_of(kind), RECIPES, seed=SEED, jit_compile=False, host=False)
+    make = views_in_the_step(kind)
     for whole, rest in zip(batches(kind), batches(kind, unfinished=True), strict=True):
         assert rest.keys() == {"images", "counter", "label", "index"}
         for name in ("label", "index"):
@@ -54,7 +68,7 @@ def test_the_readers_views_are_the_pipelines(kind):
 
 
 def test_resident_images_travel_as_they_are():
-    (batch,) = batches("resident", 1, unfinished=True)
+    batch, _ = batches("resident", unfinished=True)
     assert batch["images"].dtype == tf.uint8
     np.testing.assert_array_equal(batch["images"], IMAGES[batch["index"]])
 
@@ -71,9 +85,9 @@ def test_unfinished_shares_are_the_whole_batch():
 @pytest.mark.parametrize("host", [True, False])
 @every_kind
 def test_compiled_they_are_the_same_views(kind, host):
-    make = view_maker(source_of(kind), RECIPES, seed=SEED, host=host)
-    (expected,) = batches(kind, 1)
-    (batch,) = batches(kind, 1, unfinished=True)
+    make = view_maker(source_of(kind), COMPILED, seed=SEED, host=host)
+    (expected,) = batches(kind, 1, recipes=COMPILED)
+    (batch,) = batches(kind, 1, recipes=COMPILED, unfinished=True)
     views = make(batch["images"], batch["counter"])
     for view, other in zip(views, expected["views"], strict=True):
         np.testing.assert_allclose(view, other, atol=1e-5)
@@ -81,9 +95,8 @@ def test_compiled_they_are_the_same_views(kind, host):
 
 
 def test_they_are_the_views_of_the_definition():
-    (batch,) = batches("resident", 1, unfinished=True)
-    make = view_maker(source_of("resident"), RECIPES, seed=SEED, jit_compile=False, host=False)
-    views = make(batch["images"], batch["counter"])
+    batch, _ = batches("resident", unfinished=True)
+    views = views_in_the_step("resident")(batch["images"], batch["counter"])
     for number, recipe in enumerate(RECIPES):
         seeds = example_seeds(SEED, batch["counter"], number)
         expected = make_view(batch["images"], seeds, recipe)
