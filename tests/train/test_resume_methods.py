@@ -19,7 +19,7 @@ from tfcontrast.methods.multi_crop import MultiCropConfig
 from tfcontrast.train import build, checkpoints, loop
 from tfcontrast.train.tensorboard import TensorBoard
 
-STEPS, PER_EPOCH, BATCH = 8, 5, 16
+STEPS, PER_EPOCH, BATCH = 10, 5, 16  # whole epochs, which are one call of fit
 STOPS = (3, 6)  # within the first epoch and within the second, which is the last
 SMALL_VIEWS = {
     "num_local_views": 1, "local_image_size": 6, "local_crop_area_min": 0.2,
@@ -140,9 +140,9 @@ def test_state_outside_of_the_checkpoint_is_found_out(run_whole, go_on, monkeypa
         assert_same(at_step(folder, STEPS), at_step(whole.folder, STEPS))
 
 
-def test_every_step_is_another_state(run_whole):
+@pytest.mark.parametrize("whole", ["nnclr"], indirect=True)
+def test_every_step_is_another_state(whole):
     """So that a step too few or too many is seen."""
-    whole = run_whole("nnclr")
     for step in range(1, STEPS):
         now, then = at_step(whole.folder, step), at_step(whole.folder, step + 1)
         for name in ("backbone/conv1/kernel", "queue/rows", "queue/cursor"):
