@@ -60,6 +60,13 @@ def _plain_views():
         yield
 
 
+@pytest.fixture
+def start_workers(start_workers, monkeypatch):
+    """The same; what it starts can import this folder's modules."""
+    monkeypatch.syspath_prepend(pathlib.Path(__file__).parent)
+    return start_workers
+
+
 @pytest.fixture(scope="session")
 def build_run():
     """A run's data and its method, built under a strategy."""

@@ -1,3 +1,4 @@
+import functools
 import json
 import logging
 import shutil
@@ -15,30 +16,30 @@ STEPS = 10
 OPTIONS = {"train_steps": STEPS, "max_bad_steps": 2, "monitor_epochs": 0, "summary_steps": 0}
 
 
+def poison(patch, *steps):
+    """Makes the last image of these steps (1 is the first) NaN: one of the last replica."""
+    plain = data_lib.train_dataset
+
+    def train_dataset(*args, start_step=0, share=(0, 1, 1), **options):
+        fed = share[1]  # elements of a step, one a replica
+
+        def spoil(place, batch):
+            step, replica = start_step + place // fed + 1, place % fed
+            bad = tf.reduce_any(step == tf.constant(steps, tf.int64)) & (replica == fed - 1)
+            rows = tf.shape(batch["label"])[0]
+            spoiled = bad & (tf.range(rows) == rows - 1)
+            worth = tf.where(spoiled, float("nan"), 1.0)[:, None, None, None]
+            return {**batch, "views": tuple(view * worth for view in batch["views"])}
+
+        batches = plain(*args, start_step=start_step, share=share, **options)
+        return batches.enumerate().map(spoil)
+
+    patch.setattr(data_lib, "train_dataset", train_dataset)
+
+
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Makes the last image of these steps (1 is the first) NaN: one of the last replica."""
-
-    def poison(*steps):
-        plain = data_lib.train_dataset
-
-        def train_dataset(*args, start_step=0, share=(0, 1, 1), **options):
-            fed = share[1]  # elements of a step, one a replica
-
-            def spoil(place, batch):
-                step, replica = start_step + place // fed + 1, place % fed
-                bad = tf.reduce_any(step == tf.constant(steps, tf.int64)) & (replica == fed - 1)
-                rows = tf.shape(batch["label"])[0]
-                spoiled = bad & (tf.range(rows) == rows - 1)
-                worth = tf.where(spoiled, float("nan"), 1.0)[:, None, None, None]
-                return {**batch, "views": tuple(view * worth for view in batch["views"])}
-
-            batches = plain(*args, start_step=start_step, share=share, **options)
-            return batches.enumerate().map(spoil)
-
-        monkeypatch.setattr(data_lib, "train_dataset", train_dataset)
-
-    return poison
+    return functools.partial(poison, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,21 @@ def trainer(tiny_config, build_run, arrays_of):
         return method, loop.train(method, config, data, folder)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def gone_back(trainer, tmp_path_factory):
+    """The folder of a run whose steps 7 and 8 are bad, and its result."""
+    folder = tmp_path_factory.mktemp("gone_back")
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch, 7, 8)
+        return folder, trainer(folder, tf.distribute.get_strategy())[1]
+
+
+def copy_steps(source, target, steps):
+    for step in steps:
+        name = f"checkpoints/step_{step:08d}"
+        shutil.copytree(source / name, target / name)
 
 
 def arrays_at(folder, step):
@@ -153,16 +169,12 @@ def test_several_in_a_row_go_back_and_the_data_goes_on(
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [7, 8])  # between the bad steps, right after the rollback
 def test_a_run_resumed_around_a_rollback_is_the_uninterrupted_one(
-    poisoned, trainer, strategy_of, tmp_path, step
+    gone_back, poisoned, trainer, strategy_of, tmp_path, step
 ):
     poisoned(7, 8)
-    whole, part = tmp_path / "whole", tmp_path / "part"
-    trainer(whole, strategy_of(1))
-    for done in range(4, step + 1):
-        name = f"checkpoints/step_{done:08d}"
-        shutil.copytree(whole / name, part / name)
-    _, result = trainer(part, strategy_of(1))
-    assert not differing(arrays_at(whole, STEPS), arrays_at(part, STEPS))
+    copy_steps(gone_back[0], tmp_path, range(4, step + 1))
+    _, result = trainer(tmp_path, strategy_of(1))
+    assert not differing(arrays_at(gone_back[0], STEPS), arrays_at(tmp_path, STEPS))
     assert result["skipped_steps"] == 2
 
 
@@ -202,11 +214,11 @@ def test_without_a_checkpoint_the_run_ends(poisoned, trainer, strategy_of, tmp_p
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_passed_over(poisoned, trainer, strategy_of, caplog, tmp_path):
+def test_a_damaged_checkpoint_is_passed_over(
+    gone_back, poisoned, trainer, strategy_of, caplog, tmp_path
+):
     poisoned(7, 8)
-    trainer(tmp_path, strategy_of(1))
-    for step in range(6, STEPS + 1):
-        shutil.rmtree(tmp_path / f"checkpoints/step_{step:08d}")
+    copy_steps(gone_back[0], tmp_path, range(1, 6))
     manifest = tmp_path / "checkpoints/step_00000005/manifest.json"
     kept = manifest.read_text()
     # the run starts from step 5; then a fault of the disk
@@ -219,24 +231,23 @@ def test_a_damaged_checkpoint_is_passed_over(poisoned, trainer, strategy_of, cap
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints, "write_checkpoint", write)
-        caplog.clear()
         trainer(tmp_path, strategy_of(1))
     assert "step_00000005 is not a whole checkpoint" in caplog.text
     assert "go back to step_00000004; data" in caplog.text
 
 
 @pytest.mark.slow
-def test_only_the_chief_tells(poisoned, trainer, strategy_of, caplog, monkeypatch, tmp_path):
+def test_only_the_chief_tells(
+    gone_back, poisoned, trainer, strategy_of, caplog, monkeypatch, tmp_path
+):
     poisoned(7, 8)
-    _, expected = trainer(tmp_path, strategy_of(1))
+    copy_steps(gone_back[0], tmp_path, range(1, 7))
     caplog.clear()
-    for step in range(7, STEPS + 1):
-        shutil.rmtree(tmp_path / f"checkpoints/step_{step:08d}")
     monkeypatch.setattr(loop.distribute, "is_chief", lambda strategy: False)
     with caplog.at_level(logging.WARNING):
         _, result = trainer(tmp_path, strategy_of(1))
     assert not caplog.messages
-    assert result["skipped_steps"] == expected["skipped_steps"]
+    assert result["skipped_steps"] == gone_back[1]["skipped_steps"]
 
 
 WORKER = """
@@ -246,18 +257,15 @@ from tfcontrast import distribute
 strategy = distribute.make_strategy("multi_worker")  # before TensorFlow is used
 import tensorflow as tf
 from tfcontrast import data as data_lib
+import plain_views
 from tfcontrast.train import build, loop, state
 from tfcontrast.train.options import make_config
-plain = data_lib.train_dataset
-
 def train_dataset(*args, start_step=0, share, **options):
     def spoil(place, batch):
         bad = (share[0] == 1) & (start_step + place >= 6) & (start_step + place < 8)
         worth = tf.where(bad, float("nan"), 1.0)
         return {**batch, "views": tuple(view * worth for view in batch["views"])}
-    batches = plain(
-        *args, start_step=start_step, share=share, **{**options, "jit_compile": False}
-    )
+    batches = plain_views.plain_dataset(*args, start_step=start_step, share=share, **options)
     return batches.enumerate().map(spoil)
 
 data_lib.train_dataset = train_dataset

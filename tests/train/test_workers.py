@@ -1,16 +1,12 @@
 """Two processes on this machine train as one does."""
 
 import json
-import re
-import time
 
 import numpy as np
 import pytest
 
-from tfcontrast import flags
-from tfcontrast.train import checkpoints, interruption, loop
+from tfcontrast.train import checkpoints, loop
 
-STEPS = 40
 OPTIONS = {"train_steps": 3, "monitor_epochs": 2, "checkpoint_steps": 2}
 
 WORKER = """
@@ -20,6 +16,8 @@ from tfcontrast import distribute
 strategy = distribute.make_strategy("multi_worker")  # before TensorFlow is used
 from tfcontrast.train import build, loop, state
 from tfcontrast.train.options import make_config
+import plain_views
+plain_views.use()
 config = make_config(json.loads(sys.argv[1]))
 data = build.open_data(config)
 with strategy.scope():
@@ -110,63 +108,3 @@ def test_between_epochs_all_workers_go_on_with_the_chiefs_state(
     saved = checkpoints.read_arrays(tmp_path / "run/checkpoints/step_00000005")
     assert sorted(saved["order"]) == sorted(first["order"]) == list(range(len(saved["order"])))
     assert np.any(saved["order"] != first["order"])
-
-
-COMMAND = """
-import functools, sys
-from tfcontrast import data as data_lib, run
-data_lib.train_dataset = functools.partial(data_lib.train_dataset, jit_compile=False)
-sys.exit(run.main(["run", *sys.argv[1:]]))
-"""
-
-
-def wait_for(path, workers):
-    end = time.monotonic() + 300
-    while not path.is_dir():
-        assert time.monotonic() < end
-        assert [worker.poll() for worker in workers] == [None, None]
-        time.sleep(0.01)
-
-
-@pytest.mark.slow
-def test_when_a_worker_dies_all_end_and_the_same_command_goes_on(
-    tiny_config, start_workers, tmp_path
-):
-    """kill -9 of each of two workers in its turn; the end is that of two workers who lived."""
-    config = tiny_config(
-        strategy="multi_worker", mode="train", monitor_epochs=20, train_steps=STEPS
-    )
-    flagfile = tmp_path / "flags"
-    flagfile.write_text(flags.to_flagfile(config))
-
-    def start(folder):
-        return start_workers(2, COMMAND, f"--flagfile={flagfile}", f"--model_dir={folder}")
-
-    for worker in (workers := start(tmp_path / "whole")):
-        worker.said = worker.communicate(timeout=900)
-    assert [worker.returncode for worker in workers] == [0, 0], workers[0].said
-    for killed, step in ((1, 5), (0, 15)):
-        workers = start(tmp_path / "run")
-        wait_for(tmp_path / f"run/checkpoints/step_{step:08d}", workers)
-        workers[killed].kill()
-        _, said = workers[1 - killed].communicate(timeout=120)
-        assert workers[1 - killed].returncode == interruption.RESUME_ME, said
-        assert re.fullmatch("a worker was lost .*; restart all workers.*", said.splitlines()[-1]), (
-            said
-        )
-        assert "Traceback" not in said
-    (tmp_path / "run0").symlink_to("run")  # and the other's run1 is empty
-    for worker in start(tmp_path / "run{worker}"):
-        _, said = worker.communicate(timeout=300)
-        assert worker.returncode == 2, said
-        assert said.splitlines()[-1].startswith("error: the workers see different checkpoints in ")
-    for worker in (workers := start(tmp_path / "run")):
-        worker.said = worker.communicate(timeout=900)
-    assert [worker.returncode for worker in workers] == [0, 0], workers[0].said
-    one, two = (
-        checkpoints.read_arrays(tmp_path / f"{name}/checkpoints/step_{STEPS:08d}")
-        for name in ("whole", "run")
-    )
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        np.testing.assert_array_equal(two[name], value, err_msg=name)
