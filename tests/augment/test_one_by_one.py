@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -35,13 +36,17 @@ def images_and_seeds():
     return tf.constant(images), example_seeds(5, tf.range(BATCH, dtype=tf.int64), 1)
 
 
+@functools.cache
+def compiled(kind):
+    return tf.function(lambda x, s: distort_each(x, s, RECIPES[kind]), jit_compile=True)
+
+
 @pytest.mark.parametrize("kind", RECIPES)
 def test_one_by_one_is_the_batch(kind):
     """40 images: each of the 24 orders is about as likely, each change happens and does not."""
     images, seeds = images_and_seeds()
     expected = distort_view(images, seeds, RECIPES[kind]).numpy()
-    each = tf.function(lambda x, s: distort_each(x, s, RECIPES[kind]), jit_compile=True)
-    np.testing.assert_allclose(each(images, seeds), expected, atol=1e-5)
+    np.testing.assert_allclose(compiled(kind)(images, seeds), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
@@ -62,7 +67,7 @@ def test_whole_views_one_by_one_are_the_batch(dtype):
 
 def test_an_image_does_not_depend_on_those_beside_it():
     images, seeds = images_and_seeds()
-    each = tf.function(lambda x, s: distort_each(x, s, RECIPE), jit_compile=True)
+    each = compiled("tensorflow")
     whole = each(images, seeds).numpy()
     backwards = each(images[::-1], seeds[::-1]).numpy()[::-1]
     np.testing.assert_array_equal(whole, backwards)
