@@ -46,9 +46,18 @@ def test_equals_the_papers_formula(small_tiles, variant, denominator, anchors, v
     )
 
 
-@pytest.mark.parametrize("variant", ["out", "in"])
-@pytest.mark.parametrize("denominator", ["all", "only_negatives", "one_positive"])
-@pytest.mark.parametrize("temperature", [0.01, 0.1])
+# Every pair of options, not every three: each is compiled by XLA.
+@pytest.mark.parametrize(
+    ("variant", "denominator", "temperature"),
+    [
+        ("out", "all", 0.01),
+        ("out", "only_negatives", 0.1),
+        ("out", "one_positive", 0.01),
+        ("in", "all", 0.1),
+        ("in", "only_negatives", 0.01),
+        ("in", "one_positive", 0.1),
+    ],
+)
 def test_value_and_gradient_are_those_of_the_dense_form(
     small_tiles, value_and_gradients, monkeypatch, variant, denominator, temperature
 ):

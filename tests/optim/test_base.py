@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -62,15 +64,22 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
+@functools.cache
+def alone(name, option):
+    """The model that one replica trains."""
+    strategy = tf.distribute.get_strategy()
+    return train(strategy, OPTIMIZERS[name], weight_decay=0.01, **OPTIONS[option])[0]
+
+
+# Each replica is traced: four of them for the optimizer with norms of its own, and every option.
 @pytest.mark.parametrize(
-    ("name", "option"),
-    [(name, "clip_norm") for name in OPTIMIZERS]
-    + [("sgd", "clip_tensor_norm"), ("adamw", "frozen")],
+    ("name", "option", "replicas"),
+    [(name, "clip_norm", 2) for name in OPTIMIZERS]
+    + [("lars", "clip_norm", 4), ("sgd", "clip_tensor_norm", 4), ("adamw", "frozen", 4)],
 )
 def test_a_step_does_not_depend_on_the_number_of_replicas(strategy_of, name, option, replicas):
     options = {"weight_decay": 0.01, **OPTIONS[option]}
-    one, _ = train(strategy_of(1), OPTIMIZERS[name], **options)
+    one = alone(name, option)
     many, optimizer = train(strategy_of(replicas), OPTIMIZERS[name], **options)
     for expected, result in zip(one.variables, many.variables, strict=True):
         np.testing.assert_allclose(result.numpy(), expected.numpy(), rtol=2e-4, atol=2e-6)
