@@ -83,13 +83,9 @@ print("fitted")
 
 def _models(**options):
     backbone = ResNet(
-        depth=10,
-        stem="cifar",
-        width_multiplier=0.125,
-        input_mean=(0.4, 0.5, 0.6),
-        input_std=(0.2, 0.3, 0.25),
-        **options,
-    )
+        depth=10, stem="cifar", width_multiplier=0.125, input_mean=(0.4, 0.5, 0.6),
+        input_std=(0.2, 0.3, 0.25), **options,
+    )  # fmt: skip
     projector = Projector(num_layers=3, output_dim=8, **options)
     backbone.build((None, 16, 16, 3))
     projector.build((None, backbone.feature_dim))
@@ -111,16 +107,11 @@ def _write_expectations(path, backbone, projector):
     features = backbone(images)
     outputs = projector.outputs(features)
     np.savez(
-        path,
-        images=images,
-        features=features,
-        hidden_2=outputs[2],
-        projections=outputs[3],
-        other_images=other_images,
-        other_features=backbone(other_images),
+        path, images=images, features=features, hidden_2=outputs[2], projections=outputs[3],
+        other_images=other_images, other_features=backbone(other_images),
         num_trainable=len(backbone.trainable_variables),
         training_features=backbone(images, training=True),
-    )
+    )  # fmt: skip
 
 
 def _run(script, tmp_path, *args):
@@ -136,12 +127,27 @@ def _run(script, tmp_path, *args):
     )
 
 
-def test_loads_and_fine_tunes_without_this_package(tmp_path, strategy_of):
-    with strategy_of(2).scope():
-        backbone, projector = _models()
-    save_hub_module(str(tmp_path / "module"), backbone, projector)
-    _write_expectations(tmp_path / "data.npz", backbone, projector)
-    result = _run(FINE_TUNE, tmp_path, tmp_path / "module", tmp_path / "data.npz")
+_EXPORTED = []
+
+
+@pytest.fixture
+def exported(tmp_path_factory, strategy_of):
+    """A folder with a module and its data, once for all; the models, and weights around it."""
+    if not _EXPORTED:
+        folder = tmp_path_factory.mktemp("exported")
+        with strategy_of(2).scope():
+            models = _models()
+        before = [array for model in models for array in model.get_weights()]
+        save_hub_module(str(folder / "module"), *models, extra_metadata={"step": 7})
+        after = [array for model in models for array in model.get_weights()]
+        _write_expectations(folder / "data.npz", *models)
+        _EXPORTED.append((folder, models, before, after))
+    return _EXPORTED[0]
+
+
+def test_loads_and_fine_tunes_without_this_package(tmp_path, exported):
+    folder = exported[0]
+    result = _run(FINE_TUNE, tmp_path, folder / "module", folder / "data.npz")
     assert result.stdout == "fine-tuned\n", result.stderr
 
 
@@ -153,11 +159,8 @@ def test_works_as_a_hub_keras_layer(tmp_path):
     assert result.stdout == "fitted\n", result.stderr
 
 
-def test_the_graph_has_no_collectives_and_no_python_gradients(tmp_path, strategy_of):
-    with strategy_of(2).scope():
-        backbone, projector = _models()
-    save_hub_module(str(tmp_path / "module"), backbone, projector)
-    graph = (tmp_path / "module" / "saved_model.pb").read_bytes()
+def test_the_graph_has_no_collectives_and_no_python_gradients(exported):
+    graph = (exported[0] / "module" / "saved_model.pb").read_bytes()
     assert b"Collective" not in graph
     assert b"CustomGradient" not in graph
     assert b"FusedBatchNormV3" in graph
@@ -218,14 +221,12 @@ def test_what_only_training_needs_stays_behind(tmp_path, own):
     np.testing.assert_allclose(found, plain(images, training=True), atol=1e-4)
 
 
-def test_exporting_leaves_the_models_alone(tmp_path):
-    backbone, projector = _models()
-    before = [*backbone.get_weights(), *projector.get_weights()]
-    save_hub_module(str(tmp_path / "module"), backbone, projector)
-    module = tf.saved_model.load(str(tmp_path / "module"))
-    module(_images(), training=True)
-    after = [*backbone.get_weights(), *projector.get_weights()]
-    for old, new in zip(before, after, strict=True):
+def test_exporting_leaves_the_models_alone(exported):
+    folder, models, before, after = exported
+    start = [array for model in models for array in model.get_weights()]
+    tf.saved_model.load(str(folder / "module"))(_images(), training=True)
+    end = [array for model in models for array in model.get_weights()]
+    for old, new in zip([*before, *start], [*after, *end], strict=True):
         np.testing.assert_array_equal(old, new)
 
 
@@ -237,10 +238,8 @@ def test_frozen_parts_do_not_hide_variables(tmp_path):
     assert len(module.trainable_variables) == len(_models()[0].trainable_variables)
 
 
-def test_metadata_says_what_was_exported(tmp_path):
-    backbone, projector = _models()
-    save_hub_module(str(tmp_path / "module"), backbone, projector, extra_metadata={"step": 7})
-    metadata = json.loads((tmp_path / "module" / METADATA_FILE).read_text())
+def test_metadata_says_what_was_exported(exported):
+    metadata = json.loads((exported[0] / "module" / METADATA_FILE).read_text())
     assert metadata["step"] == 7
     assert metadata["backbone"]["class"] == "ResNet"
     assert metadata["backbone"]["depth"] == 10
