@@ -19,6 +19,11 @@ RECIPES = (
 )
 
 
+def no_views(images, counters):
+    """For what is refused before a view is made."""
+    return ()
+
+
 def element(number, sign=1.0):
     return {"n": number, "x": (tf.fill([2, 3], sign * tf.cast(number, tf.float32)),)}
 
@@ -76,7 +81,7 @@ def test_an_address_that_is_none_or_does_not_answer(toy_source, address, message
         address = address.format(port=probe.getsockname()[1])
     with pytest.raises(UserError, match=message) as caught:
         data_lib.train_dataset(
-            toy_source("resident"), RECIPES, batch_size=4, seed=0, service=address
+            toy_source("resident"), RECIPES, batch_size=4, seed=0, service=address, views=no_views
         )
     assert "\n" not in str(caught.value)
 
@@ -84,7 +89,9 @@ def test_an_address_that_is_none_or_does_not_answer(toy_source, address, message
 def test_images_that_need_this_process_cannot_be_served(toy_source):
     source = dataclasses.replace(toy_source("many_sizes"), in_process=True)
     with pytest.raises(UserError, match="only this process can decode"):
-        data_lib.train_dataset(source, RECIPES, batch_size=4, seed=0, service="grpc://127.0.0.1:1")
+        data_lib.train_dataset(
+            source, RECIPES, batch_size=4, seed=0, service="grpc://127.0.0.1:1", views=no_views
+        )
 
 
 WORKER = """
@@ -124,7 +131,9 @@ def workers():
 def test_two_worker_processes_make_every_batch_of_an_epoch_once_and_in_order(workers):
     address, started = workers
     source = data_lib.open_source("digits", "test")
-    options = {"batch_size": 32, "seed": 0, "jit_compile": False}
+    # Traced once for each number of rows, and not for each of the data sets.
+    views = data_lib.view_maker(source, RECIPES, seed=0, jit_compile=False)
+    options = {"batch_size": 32, "seed": 0, "views": views}
     steps = data_lib.steps_per_epoch(source, 32)
     local = list(data_lib.train_dataset(source, RECIPES, **options).take(3 * steps))
     for start, share, count in ((0, (0, 1, 1), steps), (2, (2, 2, 4), 8)):
