@@ -114,7 +114,8 @@ def test_a_chunk_divides_the_batch(monkeypatch, most, rows, expected):
 
 
 def test_chunks_of_small_views_are_larger():
-    assert pipeline._chunk_of(256, RECIPES[1:]) == 128
+    assert pipeline._chunk_of(256, RECIPES[1:]) == 256
+    assert pipeline._chunk_of(4096, RECIPES[1:]) == 1024
 
 
 def test_views_of_one_recipe_keep_their_places_and_seeds():

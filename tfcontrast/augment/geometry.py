@@ -10,7 +10,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-_RADIUS = {"bilinear": 1.0, "bicubic": 2.0}
+RADIUS = {"bilinear": 1.0, "bicubic": 2.0}  # of the interpolation kernels, in pixels
 
 
 def crop_and_resize(
@@ -43,8 +43,8 @@ def crop_and_resize(
     Returns:
         [B, size, size, 3] float32.
     """
-    if method not in _RADIUS:
-        raise ValueError(f"method must be one of {', '.join(_RADIUS)}. Received: {method!r}")
+    if method not in RADIUS:
+        raise ValueError(f"method must be one of {', '.join(RADIUS)}. Received: {method!r}")
     return _sample(images, boxes, (size, size), method, antialias, flip)
 
 
@@ -52,8 +52,8 @@ def resize(
     images: tf.Tensor, size: tuple[int, int], *, method: str = "bicubic", antialias: bool = False
 ) -> tf.Tensor:
     """Resizes whole images to (height, width); see `crop_and_resize`."""
-    if method not in _RADIUS:
-        raise ValueError(f"method must be one of {', '.join(_RADIUS)}. Received: {method!r}")
+    if method not in RADIUS:
+        raise ValueError(f"method must be one of {', '.join(RADIUS)}. Received: {method!r}")
     return _sample(images, whole_boxes(images), size, method, antialias, None)
 
 
@@ -198,13 +198,13 @@ def _sampling_matrix(
     if antialias:
         distance /= tf.maximum(scale, 1.0)
     inside = (pixel >= start) & (pixel < start + length)
-    weight = tf.where(inside, _kernel(distance, method), 0.0)
+    weight = tf.where(inside, interpolation_kernel(distance, method), 0.0)
     return weight / tf.reduce_sum(weight, axis=-1, keepdims=True)
 
 
-def _kernel(distance: tf.Tensor, method: str) -> tf.Tensor:
-    """The interpolation kernel at distances >= 0."""
-    d = tf.minimum(distance, _RADIUS[method])
+def interpolation_kernel(distance: tf.Tensor, method: str) -> tf.Tensor:
+    """The weight of a pixel at a distance >= 0 (in pixels): Keys' with a = -0.5, or a triangle."""
+    d = tf.minimum(distance, RADIUS[method])
     if method == "bilinear":
         return 1.0 - d
     near = (1.5 * d - 2.5) * d * d + 1.0

@@ -1,7 +1,5 @@
 """Colour jitter: brightness, contrast, saturation, hue, in an order of its own for every image."""
 
-import functools
-
 import tensorflow as tf
 
 from tfcontrast.augment.color import LUMA, Planes, saturate_planes, shift_hue_planes
@@ -64,6 +62,7 @@ def color_jitter_one(
     image: tf.Tensor,
     amounts: tf.Tensor,
     places: tf.Tensor,
+    live: tf.Tensor | bool = True,
     *,
     brightness_mode: str = "multiplicative",
     contrast_mean: str = "channel",
@@ -71,18 +70,23 @@ def color_jitter_one(
 ) -> tf.Tensor:
     """`color_jitter` of one image, to rounding: each of its operations is computed once.
 
-    Here the order is a number and not one for every image of a batch, so that XLA branches.
+    Here the order is a number and not one for every image of a batch, so that XLA branches. Planes
+    are one long row each: of rows of 32 pixels LLVM makes code that walks down the columns and
+    collects its vectors value by value.
 
     Args:
         image: [1, H, W, 3] in [0, 1].
         amounts: [1, 4].
         places: [1, 4] int32.
+        live: scalar bool; where False the image stays as it is, and nothing is computed.
         brightness_mode: as there.
         contrast_mean: as there.
         saturation_mode: as there.
     """
     brightness, contrast, saturation, hue = tf.unstack(amounts[0])
-    operation_at = tf.argsort(places[0])
+    # places is a permutation; this is its inverse.
+    at = tf.cast(places[0][None] == tf.range(4)[:, None], tf.int32)
+    operation_at = tf.reduce_sum(at * tf.range(4), axis=1)
 
     def brighter(planes: Planes) -> Planes:
         if brightness_mode == "additive":
@@ -90,7 +94,7 @@ def color_jitter_one(
         return tuple(plane * brightness for plane in planes)
 
     def contrasted(planes: Planes) -> Planes:
-        means = [tf.reduce_mean(plane, axis=[1, 2], keepdims=True) for plane in planes]
+        means = [tf.reduce_mean(plane) for plane in planes]
         if contrast_mean == "grey":
             means = [_luma(tuple(means))] * 3
         return _toward(planes, tuple(means), contrast)
@@ -103,12 +107,16 @@ def color_jitter_one(
     ways = (brighter, contrasted, saturated, lambda planes: shift_hue_planes(planes, hue))
 
     def body(place: tf.Tensor, *planes: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        branches = [functools.partial(way, planes) for way in ways]
-        return place + 1, *_clip(tf.switch_case(operation_at[place], branches))
+        # Clipped in the branch, where it is part of the operation's own pass over the planes.
+        branches = [lambda way=way: _clip(way(planes)) for way in ways]
+        return place + 1, *tf.switch_case(operation_at[place], branches)
 
-    planes: Planes = (image[..., 0], image[..., 1], image[..., 2])
-    result = tf.while_loop(lambda place, *_: place < 4, body, (0, *planes), maximum_iterations=4)
-    return tf.stack(result[1:], axis=-1)
+    stages = tf.where(live, 4, 0)
+    planes = tuple(tf.reshape(image[..., channel], [-1]) for channel in range(3))
+    result = tf.while_loop(
+        lambda place, *_: place < stages, body, (0, *planes), maximum_iterations=4
+    )
+    return tf.reshape(tf.transpose(tf.stack(result[1:])), tf.shape(image))
 
 
 def _toward(planes: Planes, centre: Planes, factor: tf.Tensor) -> Planes:

@@ -35,6 +35,10 @@ _DISTORT_DRAWS = (
 )  # fmt: skip
 
 
+_JITTERS = ("brightness", "contrast", "saturation", "hue")
+_JITTER_MODES = ("brightness_mode", "contrast_mean", "saturation_mode")
+
+
 def make_view(images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe) -> tf.Tensor:
     """One random view of every image.
 
@@ -63,7 +67,7 @@ def crop_boxes(
     Returns:
         [B, 4] int32: y, x, height, width.
     """
-    return _boxes(crop_draws(seeds), heights, widths, recipe)
+    return drawn_boxes(crop_draws(seeds), heights, widths, recipe)
 
 
 def crop_view(images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe) -> tf.Tensor:
@@ -75,8 +79,8 @@ def crop_view(images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe) -> tf.Ten
     """
     draws = crop_draws(seeds)
     shape = tf.shape(images)
-    boxes = _boxes(draws, shape[1], shape[2], recipe)
-    flip = draws[:, _FLIP_GATE] < recipe.flip_probability if recipe.flip_probability else None
+    boxes = drawn_boxes(draws, shape[1], shape[2], recipe)
+    flip = drawn_flips(draws, recipe) if recipe.flip_probability else None
     views = crop_and_resize(
         images,
         boxes,
@@ -107,7 +111,7 @@ def cut_view(image: tf.Tensor, draws: tf.Tensor, recipe: ViewRecipe) -> tf.Tenso
         [1, S, S, 3] float32, about 0 to 255.
     """
     shape, sides = tf.shape(image), (recipe.image_size, recipe.image_size)
-    box = _boxes(draws, shape[1], shape[2], recipe)[0]
+    box = drawn_boxes(draws, shape[1], shape[2], recipe)[0]
     return cut_and_resize(
         image, box, sides, method=recipe.resize_method, antialias=recipe.antialias
     )
@@ -117,56 +121,90 @@ def finish_crop(crops: tf.Tensor, draws: tf.Tensor, recipe: ViewRecipe) -> tf.Te
     """Makes `crop_view` of `cut_view`: [B, S, S, 3] of 0 to 255 becomes flipped and [0, 1]."""
     crops = crops * (1.0 / 255.0)
     if recipe.flip_probability:
-        crops = flip_left_right(crops, draws[:, _FLIP_GATE] < recipe.flip_probability)
+        crops = flip_left_right(crops, drawn_flips(draws, recipe))
     return tf.clip_by_value(crops, 0.0, 1.0)
 
 
-def distort_view(
-    images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe, *, alone: bool = False
-) -> tf.Tensor:
+def distort_view(images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe) -> tf.Tensor:
     """The second half of `make_view`: everything that keeps the size.
 
     Args:
         images: [B, S, S, 3] float32 in [0, 1].
         seeds: [B, 2] uint32.
         recipe: what may happen.
+
+    Returns:
+        As `images`.
+    """
+    return distort(images, distort_draws(seeds, recipe), recipe)
+
+
+def distort_draws(seeds: tf.Tensor, recipe: ViewRecipe) -> dict[str, tf.Tensor]:
+    """All that is random in `distort_view`, from seeds [B, 2]: tensors of B rows."""
+    unit = uniform(seeds, len(_DISTORT_DRAWS), stream=_DISTORT_STREAM)
+    draws = {"unit": unit, "seeds": seeds}
+    if recipe.jitter_probability:
+        draws["amounts"] = _jitter_amounts(_named(unit), recipe)
+        draws["places"] = permutations(seeds, 4, stream=_ORDER_STREAM)
+    return draws
+
+
+def distort(
+    images: tf.Tensor, draws: dict[str, tf.Tensor], recipe: ViewRecipe, *, alone: bool = False
+) -> tf.Tensor:
+    """`distort_view` by draws that are made already.
+
+    Args:
+        images: [B, S, S, 3] float32 in [0, 1].
+        draws: of `distort_draws`.
+        recipe: what may happen.
         alone: B is 1, and jitter and blur are computed only where they happen.
 
     Returns:
         As `images`.
     """
-    columns = uniform(seeds, len(_DISTORT_DRAWS), stream=_DISTORT_STREAM)
-    draws = dict(zip(_DISTORT_DRAWS, tf.unstack(columns, axis=1), strict=True))
+    unit = _named(draws["unit"])
     if recipe.rotate_degrees or recipe.translate or recipe.zoom or recipe.shear:
-        images = _random_affine(images, draws, recipe)
-    grey = draws["grayscale"] < recipe.grayscale_probability
+        images = _random_affine(images, unit, recipe)
+    grey = unit["grayscale"] < recipe.grayscale_probability
     if recipe.grayscale_probability and recipe.grayscale_first:
         images = to_grayscale(images, grey)
     if recipe.jitter_probability:
-        images = _random_jitter(images, seeds, draws, recipe, alone)
+        live = unit["jitter"] < recipe.jitter_probability
+        images = _jittered(images, draws, live, recipe, alone)
     if recipe.grayscale_probability and not recipe.grayscale_first:
         images = to_grayscale(images, grey)
     if recipe.blur_probability:
-        sigmas = _between(draws["sigma"], *recipe.blur_sigma)
+        sigmas = _between(unit["sigma"], *recipe.blur_sigma)
         kernel_size = recipe.blur_kernel_size or kernel_size_for(recipe.image_size)
-        mask = draws["blur"] < recipe.blur_probability
+        mask = unit["blur"] < recipe.blur_probability
         blur = functools.partial(
             gaussian_blur, images, sigmas, mask, kernel_size, padding=recipe.blur_padding
         )
         images = tf.cond(mask[0], blur, lambda sharp=images: sharp) if alone else blur()
     if recipe.solarize_probability:
-        images = solarize(images, draws["solarize"] < recipe.solarize_probability)
+        images = solarize(images, unit["solarize"] < recipe.solarize_probability)
     if recipe.erase_probability:
-        images = _random_erase(images, draws, recipe)
+        images = _random_erase(images, unit, recipe)
     if recipe.noise_stddev:
-        stddevs = draws["noise"] * recipe.noise_stddev
-        images = gaussian_noise(images, stddevs, seeds, stream=_NOISE_STREAM)
+        stddevs = unit["noise"] * recipe.noise_stddev
+        images = gaussian_noise(images, stddevs, draws["seeds"], stream=_NOISE_STREAM)
     return tf.clip_by_value(images, 0.0, 1.0)
 
 
-def _boxes(
+def _named(unit: tf.Tensor) -> dict[str, tf.Tensor]:
+    return dict(zip(_DISTORT_DRAWS, tf.unstack(unit, axis=1), strict=True))
+
+
+def drawn_flips(draws: tf.Tensor, recipe: ViewRecipe) -> tf.Tensor:
+    """Which crops are mirrored, [B] bool, by draws from `crop_draws`."""
+    return draws[:, _FLIP_GATE] < recipe.flip_probability
+
+
+def drawn_boxes(
     draws: tf.Tensor, heights: tf.Tensor, widths: tf.Tensor, recipe: ViewRecipe
 ) -> tf.Tensor:
+    """`crop_boxes` by draws from `crop_draws`."""
     batch = tf.shape(draws)[:1]
     heights, widths = tf.broadcast_to(heights, batch), tf.broadcast_to(widths, batch)
     zero = tf.zeros_like(heights)
@@ -199,38 +237,35 @@ def _random_affine(images: tf.Tensor, draws: dict[str, tf.Tensor], recipe: ViewR
     return warp_affine(images, matrices, tf.stack(shifts, axis=-1))
 
 
-def _random_jitter(
-    images: tf.Tensor,
-    seeds: tf.Tensor,
-    draws: dict[str, tf.Tensor],
-    recipe: ViewRecipe,
-    alone: bool,
-) -> tf.Tensor:
-    additive = recipe.brightness_mode == "additive"
-    centre = tf.constant([0.0 if additive else 1.0, 1.0, 1.0, 0.0])
+def _jitter_amounts(draws: dict[str, tf.Tensor], recipe: ViewRecipe) -> tf.Tensor:
+    """The four amounts of `color_jitter`, [B, 4]."""
     lows, highs = [], []
-    for name, middle in (
-        ("brightness", 0.0 if additive else 1.0),
-        ("contrast", 1.0),
-        ("saturation", 1.0),
-        ("hue", 0.0),
-    ):
+    for name, middle in zip(_JITTERS, _untouched(recipe), strict=True):
         reach = getattr(recipe, name)
         lows.append(max(middle - reach, 0.0) if middle else -reach)
         highs.append(middle + reach)
-    unit = tf.stack([draws[name] for name in ("brightness", "contrast", "saturation", "hue")], -1)
-    amounts = tf.constant(lows) + (tf.constant(highs) - tf.constant(lows)) * unit
-    live = draws["jitter"][:, None] < recipe.jitter_probability
-    jitter = functools.partial(
-        color_jitter_one if alone else color_jitter,
-        images,
-        tf.where(live, amounts, centre),
-        permutations(seeds, 4, stream=_ORDER_STREAM),
-        brightness_mode=recipe.brightness_mode,
-        contrast_mean=recipe.contrast_mean,
-        saturation_mode=recipe.saturation_mode,
-    )
-    return tf.cond(live[0, 0], jitter, lambda: images) if alone else jitter()
+    unit = tf.stack([draws[name] for name in _JITTERS], axis=-1)
+    return tf.constant(lows) + (tf.constant(highs) - tf.constant(lows)) * unit
+
+
+def _untouched(recipe: ViewRecipe) -> tuple[float, ...]:
+    """The amounts that leave an image as it is."""
+    return (0.0 if recipe.brightness_mode == "additive" else 1.0, 1.0, 1.0, 0.0)
+
+
+def _jittered(
+    images: tf.Tensor,
+    draws: dict[str, tf.Tensor],
+    live: tf.Tensor,
+    recipe: ViewRecipe,
+    alone: bool,
+) -> tf.Tensor:
+    amounts, places = draws["amounts"], draws["places"]
+    modes = {name: getattr(recipe, name) for name in _JITTER_MODES}
+    if alone:
+        return color_jitter_one(images, amounts, places, live[0], **modes)
+    amounts = tf.where(live[:, None], amounts, tf.constant(_untouched(recipe)))
+    return color_jitter(images, amounts, places, **modes)
 
 
 def _random_erase(images: tf.Tensor, draws: dict[str, tf.Tensor], recipe: ViewRecipe) -> tf.Tensor:

@@ -19,7 +19,7 @@ from tfcontrast.data.service import serve
 from tfcontrast.data.source import Source
 from tfcontrast.data.view_making import view_maker
 
-_CHUNK, _CHUNK_OF_SMALL = 16, 128  # images whose views are made by one call of compiled code
+_CHUNK, _CHUNK_OF_SMALL = 16, 1024  # images whose views are made by one call of compiled code
 _SMALL = 64  # side in pixels below which a call is short beside what it costs to make it
 
 

@@ -17,6 +17,9 @@ from tfcontrast.augment import (
 )
 from tfcontrast.data.source import Source
 
+# Looking for Python to convert takes longer than the rest of the tracing.
+_NO_AUTOGRAPH = tf.autograph.experimental.do_not_convert
+
 
 def view_maker(
     source: Source,
@@ -47,16 +50,33 @@ def view_maker(
 
 
 def _of_images(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool, each: bool) -> Any:
-    make = make_each if each else make_view
+    def tiled(images: tf.Tensor, seeds: tf.Tensor, recipe: ViewRecipe) -> tf.Tensor:
+        copies = tf.shape(seeds)[0] // tf.shape(images)[0]
+        return make_view(tf.tile(images, [copies, 1, 1, 1]), seeds, recipe)
+
+    make = make_each if each else tiled
+    # Views of one recipe are made as one batch: traced and compiled once.
+    groups: dict[ViewRecipe, list[int]] = {}
+    for view, recipe in enumerate(recipes):
+        groups.setdefault(recipe, []).append(view)
 
     @tf.function(jit_compile=jit_compile)
-    @tf.autograph.experimental.do_not_convert  # which takes longer than the rest of the tracing
-    def make_views(images: tf.Tensor, counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        def of_recipe(recipe: ViewRecipe, numbers: list[int]) -> tf.Tensor:
+    @_NO_AUTOGRAPH
+    def make_groups(images: tf.Tensor, counters: tf.Tensor) -> list[tf.Tensor]:
+        made = []
+        for recipe, numbers in groups.items():
             seeds = tf.concat([example_seeds(seed, counters, view) for view in numbers], axis=0)
-            return make(tf.tile(images, [len(numbers), 1, 1, 1]), seeds, recipe)
+            made.append(make(images, seeds, recipe))
+        return made
 
-        return _by_recipe(recipes, of_recipe)
+    @tf.function
+    @_NO_AUTOGRAPH
+    def make_views(images: tf.Tensor, counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        views: dict[int, tf.Tensor] = {}
+        for numbers, made in zip(groups.values(), make_groups(images, counters), strict=True):
+            # Here and not in the compiled code, which would copy what TensorFlow only points into.
+            views |= zip(numbers, tf.split(made, len(numbers)), strict=True)
+        return tuple(views[view] for view in range(len(recipes)))
 
     return make_views
 
@@ -67,7 +87,7 @@ def _of_crops(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool, eac
     # Views of one recipe are not made together here: at 224 pixels joining and parting them costs
     # more than a second compilation.
     @tf.function(jit_compile=jit_compile)
-    @tf.autograph.experimental.do_not_convert
+    @_NO_AUTOGRAPH
     def distort_crops(crops: tuple[tf.Tensor, ...], counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
         views = []
         for view, (batch, recipe) in enumerate(zip(crops, recipes, strict=True)):
@@ -76,17 +96,3 @@ def _of_crops(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool, eac
         return tuple(views)
 
     return distort_crops
-
-
-def _by_recipe(
-    recipes: tuple[ViewRecipe, ...], make: Callable[[ViewRecipe, list[int]], tf.Tensor]
-) -> tuple[tf.Tensor, ...]:
-    """All views, where those of one recipe are made as one batch: traced and compiled once."""
-    groups: dict[ViewRecipe, list[int]] = {}
-    for view, recipe in enumerate(recipes):
-        groups.setdefault(recipe, []).append(view)
-    made: dict[int, tf.Tensor] = {}
-    for recipe, numbers in groups.items():
-        batch = make(recipe, numbers)
-        made |= zip(numbers, tf.split(batch, len(numbers)), strict=True)
-    return tuple(made[view] for view in range(len(recipes)))
