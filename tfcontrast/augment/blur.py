@@ -16,6 +16,7 @@ def gaussian_blur(
     kernel_size: int,
     *,
     padding: str = "zero",
+    alone: bool = False,
 ) -> tf.Tensor:
     """Blurs the images that the mask names, each with its own width; separable.
 
@@ -25,6 +26,7 @@ def gaussian_blur(
         mask: [B] bool.
         kernel_size: odd number of taps per axis; the Gaussian is cut there and normalised.
         padding: what lies outside: "zero" (SimCLR: borders darken) or "reflect" (torchvision).
+        alone: B is 1, and nothing is computed where the mask is False.
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive. Received: {kernel_size}")
@@ -33,38 +35,61 @@ def gaussian_blur(
     radius = kernel_size // 2
     if radius == 0:
         return images
-    sigmas = tf.where(mask, tf.cast(sigmas, tf.float32), 0.0)[:, None]
-    squares = tf.constant(np.arange(radius + 1, dtype=np.float32)[None] ** 2)
-    variance = tf.where(sigmas > 0.0, sigmas * sigmas, 1.0)
-    # Width 0 is the kernel (1, 0, ...): the sums below then return the image bit for bit.
-    weights = tf.where((sigmas > 0.0) | (squares == 0.0), tf.exp(-squares / (2.0 * variance)), 0.0)
-    weights /= 2.0 * tf.reduce_sum(weights, axis=1, keepdims=True) - weights[:, :1]
-    mode = "CONSTANT" if padding == "zero" else "REFLECT"
-    for axis in (1, 2):
-        images = _blur_axis(images, weights, radius, axis, mode)
-    return images
-
-
-def _blur_axis(
-    images: tf.Tensor, weights: tf.Tensor, radius: int, axis: int, mode: str
-) -> tf.Tensor:
     shape = tf.shape(images)
     batch, height, width, channels = (
         shape[i] if images.shape[i] is None else images.shape[i] for i in range(4)
     )
-    pads = [[radius, radius] if i == axis else [0, 0] for i in range(4)]
-    # Columns and channels are one axis here: long rows are what vectorised code wants.
-    lines = tf.reshape(
-        tf.pad(images, pads, mode), [batch, -1, (width + 2 * radius * (axis - 1)) * channels]
-    )
+
+    # Columns and channels are one axis here, to the end: long rows are what vectorised code wants.
+    def blur(lines: tf.Tensor) -> tf.Tensor:
+        weights = _weights(tf.where(mask, tf.cast(sigmas, tf.float32), 0.0)[:, None], radius)
+        mode = "CONSTANT" if padding == "zero" else "REFLECT"
+        pixels = tf.reshape(lines, [batch, height, width, channels])
+        pixels = tf.pad(pixels, [[0, 0], [0, 0], [radius, radius], [0, 0]], mode)
+        lines = tf.reshape(pixels, [batch, height, -1])
+        lines = _blend_neighbours(lines, weights, axis=2, length=width * channels, step=channels)
+        # Rows come last: XLA puts the padding into the pass before it, where whole rows differ in
+        # what they need and not the values of one.
+        lines = tf.pad(lines, [[0, 0], [radius, radius], [0, 0]], mode)
+        return _blend_neighbours(lines, weights, axis=1, length=height, step=1)
+
+    lines = tf.reshape(images, [batch, height, width * channels])
+    if alone:
+        # A loop of one turn or none: of a `cond` with branches like these XLA makes a select,
+        # which computes both.
+        turns = tf.cast(mask[0], tf.int32)
+        _, lines = tf.while_loop(
+            lambda turn, _: turn < turns,
+            lambda turn, lines: (turn + 1, blur(lines)),
+            (0, lines),
+            maximum_iterations=1,
+        )
+    else:
+        lines = blur(lines)
+    return tf.reshape(lines, shape)
+
+
+def _weights(sigmas: tf.Tensor, radius: int) -> tf.Tensor:
+    """The right half of the normalised kernels, [B, radius + 1] for sigmas [B, 1]."""
+    squares = tf.constant(np.arange(radius + 1, dtype=np.float32)[None] ** 2)
+    variance = tf.where(sigmas > 0.0, sigmas * sigmas, 1.0)
+    # Width 0 is the kernel (1, 0, ...): the sums then return the image bit for bit.
+    weights = tf.where((sigmas > 0.0) | (squares == 0.0), tf.exp(-squares / (2.0 * variance)), 0.0)
+    return weights / (2.0 * tf.reduce_sum(weights, axis=1, keepdims=True) - weights[:, :1])
+
+
+def _blend_neighbours(
+    lines: tf.Tensor, weights: tf.Tensor, *, axis: int, length: int | tf.Tensor, step: int
+) -> tf.Tensor:
+    """Shortens [B, rows, values] along an axis to `length`; neighbours lie `step` apart."""
+    radius = weights.shape[1] - 1
     weights = weights[:, :, None, None]
 
-    def shifted(start: int) -> tf.Tensor:
-        if axis == 1:
-            return lines[:, start : start + height]
-        return lines[:, :, start * channels : (start + width) * channels]
+    def shifted(offset: int) -> tf.Tensor:
+        start = (radius + offset) * step
+        return lines[:, start : start + length] if axis == 1 else lines[..., start : start + length]
 
-    total = weights[:, 0] * shifted(radius)
+    total = weights[:, 0] * shifted(0)
     for offset in range(1, radius + 1):
-        total += weights[:, offset] * (shifted(radius - offset) + shifted(radius + offset))
-    return tf.reshape(total, [batch, height, width, channels])
+        total += weights[:, offset] * (shifted(-offset) + shifted(offset))
+    return total

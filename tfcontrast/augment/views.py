@@ -4,7 +4,6 @@ Every draw follows from the image's own seed (`random.example_seeds`), so a view
 the batch around it.
 """
 
-import functools
 import math
 
 import tensorflow as tf
@@ -178,10 +177,9 @@ def distort(
         sigmas = _between(unit["sigma"], *recipe.blur_sigma)
         kernel_size = recipe.blur_kernel_size or kernel_size_for(recipe.image_size)
         mask = unit["blur"] < recipe.blur_probability
-        blur = functools.partial(
-            gaussian_blur, images, sigmas, mask, kernel_size, padding=recipe.blur_padding
+        images = gaussian_blur(
+            images, sigmas, mask, kernel_size, padding=recipe.blur_padding, alone=alone
         )
-        images = tf.cond(mask[0], blur, lambda sharp=images: sharp) if alone else blur()
     if recipe.solarize_probability:
         images = solarize(images, unit["solarize"] < recipe.solarize_probability)
     if recipe.erase_probability:
