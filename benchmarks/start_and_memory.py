@@ -26,21 +26,28 @@ GOAL_SECONDS = 12.0
 CHILD = """
 import json, os, sys, time
 started, path = float(sys.argv[1]), sys.argv[2]
-from tfcontrast.methods import train_function
-from tfcontrast.run import main
+from tfcontrast import run
 
-plain, seen = train_function.InputWait.add, []
+seen = []
+execute = run._execute  # called when TensorFlow is imported and the flags are read
 
 def held():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
-def add(self, seconds):
-    plain(self, seconds)
-    seen.append((time.time() - started, held()))
+def watched(config):
+    from tfcontrast.methods.train_function import InputWait
+    plain = InputWait.add
 
-train_function.InputWait.add = add
-code = main(["tfcontrast", *sys.argv[3:]])
+    def add(self, seconds):
+        plain(self, seconds)
+        seen.append((time.time() - started, held()))
+
+    InputWait.add = add
+    execute(config)
+
+run._execute = watched
+code = run.main(["tfcontrast", *sys.argv[3:]])
 with open(path, "w") as file:
     json.dump(seen, file)
 sys.exit(code)

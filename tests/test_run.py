@@ -1,5 +1,6 @@
 """Bad input, one by one: one line that names what was wrong, exit code 2, nothing touched."""
 
+import gc
 import json
 import os
 import re
@@ -272,6 +273,16 @@ def test_an_interruption_is_not_an_error(tmp_path, capsys, monkeypatch, name):
     ]
     assert (tmp_path / "run" / "flags.txt").exists()
     shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(capsys, collects):
+    try:
+        (gc.enable if collects else gc.disable)()
+        assert run.main(["run", "--help"]) == 0
+        assert gc.isenabled() is collects
+    finally:
+        gc.enable()
 
 
 def test_help_goes_to_standard_output_and_a_reader_may_leave(capsys, monkeypatch):

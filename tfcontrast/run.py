@@ -3,6 +3,7 @@
 Flags become a config, the config goes to one driver. A user's mistake is one line and exit code 2.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -48,8 +49,14 @@ def _command(argv: list[str]) -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # Imports speak before a flag could be parsed.
     hush = not {"--framework_logs", "--framework_logs=true"} & set(argv)
-    with quiet(hush):
-        from tfcontrast import flags
+    collects = gc.isenabled()
+    gc.disable()  # what imports make stays; looking through it for waste takes half a second
+    try:
+        with quiet(hush):
+            from tfcontrast import flags
+    finally:
+        if collects:
+            gc.enable()
     for name in ("tensorflow", "absl") if hush else ():
         logging.getLogger(name).setLevel(logging.ERROR)
     config = flags.parse(argv)

@@ -32,6 +32,22 @@ def test_threefry_gives_random123s_known_answers(mode, key, counter, expected):
     assert tuple(int(w) for w in words) == expected
 
 
+def test_the_cipher_is_traced_once_and_its_words_know_their_shape():
+    @tf.function(autograph=False)
+    def draw(count):
+        blocks = tf.cast(tf.range(count), tf.uint32)[None]
+        words = rng.threefry2x32((tf.zeros([3, 1], tf.uint32),) * 2, (blocks, blocks))
+        assert [word.shape.as_list() for word in words] == [[3, None]] * 2
+        return words
+
+    draw(tf.constant(2))
+    once = rng._encipher.experimental_get_tracing_count()
+    draw(tf.constant(5))
+    seeds_of(7)
+    rng.normal(seeds_of(4), 3, stream=1)
+    assert rng._encipher.experimental_get_tracing_count() == once == 1
+
+
 def seeds_of(count, seed=0, view=0, start=0):
     return rng.example_seeds(seed, tf.range(start, start + count, dtype=tf.int64), view)
 

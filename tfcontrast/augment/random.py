@@ -6,6 +6,7 @@ counter; the same bits come out eagerly, in tf.data, under XLA and on every devi
 et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Random123), 20 rounds.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -28,8 +29,20 @@ def threefry2x32(
     Returns:
         Two uint32 tensors of the broadcast shape, uniform over all 32-bit words.
     """
-    keys = (key[0], key[1], key[0] ^ key[1] ^ tf.constant(_PARITY, tf.uint32))
-    left, right = counter[0] + keys[0], counter[1] + keys[1]
+    shape = functools.reduce(tf.broadcast_static_shape, [word.shape for word in (*key, *counter)])
+    words = _encipher(*key, *counter)
+    for word in words:
+        word.set_shape(shape)
+    return words
+
+
+# Traced once for all shapes: a block has hundreds of operations, and every view draws several.
+@tf.function(input_signature=[tf.TensorSpec(None, tf.uint32)] * 4, autograph=False)
+def _encipher(
+    key0: tf.Tensor, key1: tf.Tensor, left: tf.Tensor, right: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    keys = (key0, key1, key0 ^ key1 ^ tf.constant(_PARITY, tf.uint32))
+    left, right = left + keys[0], right + keys[1]
     for group in range(_ROUNDS // 4):
         for rotation in _ROTATIONS[group % 2]:
             left = left + right

@@ -8,6 +8,10 @@ from tfcontrast.data.source import Source
 
 PREFETCH = 2
 
+# For functions in which Python decides nothing by a tensor's value. Looking for Python to convert
+# takes longer than the rest of their tracing.
+as_written = tf.autograph.experimental.do_not_convert
+
 
 def cores() -> int:
     """Processor cores that this process may use."""

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfcontrast.data.host import as_written
 from tfcontrast.errors import UserError
 
 _FOREVER = 2**62
@@ -86,6 +87,7 @@ def index_stream(
             alg="philox",
         )
 
+    @as_written
     def rows_of(state: tuple[tf.Tensor, tf.Tensor], step: tf.Tensor) -> Any:
         epoch = step // per_epoch
         order = tf.cond(state[0] == epoch, lambda: state[1], lambda: permutation(epoch))
@@ -114,6 +116,7 @@ def _in_order(
     with tf.device("CPU:0"):
         kept = tf.constant(order, tf.int64)
 
+    @as_written
     def rows_of(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         indices = tf.gather(kept, step % per_epoch * batch_size + rows)
         return step * batch_size + rows, indices

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcontrast.augment import ViewRecipe, crop_draws, cut_view, example_seeds
-from tfcontrast.data.host import PREFETCH, cores, ordered_options, resident_rows
+from tfcontrast.data.host import PREFETCH, as_written, cores, ordered_options, resident_rows
 from tfcontrast.data.index_stream import index_stream
 from tfcontrast.data.index_stream import steps_per_epoch as _steps_per_epoch
 from tfcontrast.data.reading import make_reader, make_reporter, read_in_order, stand_ins
@@ -87,6 +87,7 @@ def train_dataset(
     rows = batch_size // share[2] * share[1]
     make = views or view_maker(source, recipes, seed=seed, jit_compile=jit_compile)
 
+    @as_written
     def finish(batch: dict[str, Any]) -> dict[str, Any]:
         images = batch.pop("images")
         return {**batch, "views": make(images, batch["counter"])}
@@ -115,8 +116,15 @@ def train_dataset(
             start=start_step,
             make=lambda step: batches_of(tf.data.Dataset.from_tensors(step)),
         )
+    dataset = _deal(_strip(dataset, source, unfinished), share[1])
+    return dataset.prefetch(PREFETCH * share[1]).with_options(ordered_options())
+
+
+def _strip(dataset: tf.data.Dataset, source: Source, unfinished: bool) -> tf.data.Dataset:
+    """Leaves of the batches what training takes, and reports the images that were replaced."""
     report = make_reporter(source)
 
+    @as_written
     def strip(batch: dict[str, Any]) -> dict[str, Any]:
         index = batch["index"]
         if source.read is not None:
@@ -124,8 +132,7 @@ def train_dataset(
         names = ("images", "counter") if unfinished else ("views",)
         return {**{name: batch[name] for name in (*names, "label")}, "index": index}
 
-    dataset = _deal(dataset.map(strip), share[1])
-    return dataset.prefetch(PREFETCH * share[1]).with_options(ordered_options())
+    return dataset.map(strip)
 
 
 def _deal(dataset: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
@@ -133,6 +140,7 @@ def _deal(dataset: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
     if replicas == 1:
         return dataset
 
+    @as_written
     def cut(batch: Any) -> Any:
         return tf.nest.map_structure(
             lambda rows: tf.reshape(rows, [replicas, rows.shape[0] // replicas, *rows.shape[1:]]),
@@ -147,10 +155,12 @@ def _gathered(stream: tf.data.Dataset, source: Source, rows: int, chunk: int) ->
     images, labels = resident_rows(source)
     table = stand_ins(source)
 
+    @as_written
     def cut(*batch: tf.Tensor) -> tf.data.Dataset:
         parts = [tf.reshape(part, [rows // chunk, chunk]) for part in batch]
         return tf.data.Dataset.from_tensor_slices(tuple(parts))
 
+    @as_written
     def gather(counters: tf.Tensor, indices: tf.Tensor) -> dict[str, Any]:
         shown = indices if table is None else tf.gather(table, indices)
         return {
@@ -169,6 +179,7 @@ def _read_rows(stream: tf.data.Dataset, source: Source, calls: int) -> tf.data.D
     # (counter, index, ...) -> the arguments of `read`
     places = stream.unbatch().map(lambda counter, index, *more: (index, index, counter, *more))
 
+    @as_written
     def name(*parts: Any) -> dict[str, Any]:
         names = ("images", "label", "index", "wanted", "counter", "draws")
         return dict(zip(names[: len(parts)], parts, strict=True))
@@ -190,10 +201,12 @@ def _examples(
     if source.image_shape is not None:
         return _read_rows(stream, source, calls)
 
+    @as_written
     def draw(counters: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
         draws = [crop_draws(example_seeds(seed, counters, view)) for view in range(len(recipes))]
         return counters, indices, tf.stack(draws, axis=1)
 
+    @as_written
     def crop(row: dict[str, Any]) -> dict[str, Any]:
         draws = row.pop("draws")
         crops = [
@@ -224,6 +237,7 @@ def _join(chunks: tf.data.Dataset, rows: int, chunk: int) -> tf.data.Dataset:
     if chunk == rows:
         return chunks
 
+    @as_written
     def flat(batch: Any) -> Any:
         return tf.nest.map_structure(lambda x: tf.reshape(x, [rows, *x.shape[2:]]), batch)
 

@@ -15,10 +15,8 @@ from tfcontrast.augment import (
     make_each,
     make_view,
 )
+from tfcontrast.data.host import as_written
 from tfcontrast.data.source import Source
-
-# Looking for Python to convert takes longer than the rest of the tracing.
-_NO_AUTOGRAPH = tf.autograph.experimental.do_not_convert
 
 
 def view_maker(
@@ -61,7 +59,7 @@ def _of_images(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool, ea
         groups.setdefault(recipe, []).append(view)
 
     @tf.function(jit_compile=jit_compile)
-    @_NO_AUTOGRAPH
+    @as_written
     def make_groups(images: tf.Tensor, counters: tf.Tensor) -> list[tf.Tensor]:
         made = []
         for recipe, numbers in groups.items():
@@ -70,7 +68,7 @@ def _of_images(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool, ea
         return made
 
     @tf.function
-    @_NO_AUTOGRAPH
+    @as_written
     def make_views(images: tf.Tensor, counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
         views: dict[int, tf.Tensor] = {}
         for numbers, made in zip(groups.values(), make_groups(images, counters), strict=True):
@@ -87,7 +85,7 @@ def _of_crops(recipes: tuple[ViewRecipe, ...], seed: int, jit_compile: bool, eac
     # Views of one recipe are not made together here: at 224 pixels joining and parting them costs
     # more than a second compilation.
     @tf.function(jit_compile=jit_compile)
-    @_NO_AUTOGRAPH
+    @as_written
     def distort_crops(crops: tuple[tf.Tensor, ...], counters: tf.Tensor) -> tuple[tf.Tensor, ...]:
         views = []
         for view, (batch, recipe) in enumerate(zip(crops, recipes, strict=True)):
