@@ -16,6 +16,7 @@ OURS: dict[str, dict] = {
         "proj_out_dim": EMBEDDING,
     },
     "moco": {
+        "batch_norm_splits": 1,  # as the peer does on one device; the method's own default is 8
         "num_proj_layers": 2,
         "proj_hidden_dim": HIDDEN,
         "proj_out_dim": EMBEDDING,

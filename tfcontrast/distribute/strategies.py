@@ -15,6 +15,11 @@ from tfcontrast.errors import UserError
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 
 
+def has_accelerator() -> bool:
+    """Whether networks run on a GPU or a TPU here, and not on the host's processors."""
+    return any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
+
+
 def make_strategy(
     name: str = "auto", *, num_replicas: int = 0, tpu_name: str = ""
 ) -> tf.distribute.Strategy:

@@ -6,14 +6,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfcontrast.distribute import has_accelerator
+
 
 class Conv(keras.layers.Conv2D):
     """A convolution without bias, padded by ``dilation (k - 1) / 2`` on both sides.
 
     TensorFlow's SAME pads a strided convolution unevenly (by 0 and 1 for k = 3 and an even side),
     so that weights that were trained with even padding lose accuracy. Where both agree, without
-    stride, SAME is used; elsewhere the op pads by itself, which costs no copy. The kernel starts
-    with He's normal distribution over the fan-out.
+    stride, SAME is used. Elsewhere an accelerator's op pads by itself, which costs no copy; on
+    processors the input is padded first, since TensorFlow leaves the gradients of an op with
+    explicit padding to slower kernels than oneDNN's. The kernel starts with He's normal
+    distribution over the fan-out.
 
     Args:
         filters: output channels.
@@ -51,7 +55,11 @@ class Conv(keras.layers.Conv2D):
         if self.strides == (1, 1):
             return super().call(inputs)
         pad = [(size - 1) // 2 for size in self.kernel_size]
-        padding = [[0, 0], [pad[0], pad[0]], [pad[1], pad[1]], [0, 0]]
+        padding: Any = [[0, 0], [pad[0], pad[0]], [pad[1], pad[1]], [0, 0]]
+        if not any(pad):
+            padding = "VALID"
+        elif not has_accelerator():
+            inputs, padding = tf.pad(inputs, padding), "VALID"
         return tf.nn.conv2d(inputs, tf.convert_to_tensor(self.kernel), self.strides, padding)
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfcontrast import data as data_lib
 from tfcontrast.augment import ViewRecipe, view_recipes
 from tfcontrast.config import Config
+from tfcontrast.distribute import has_accelerator
 from tfcontrast.errors import UserError
 from tfcontrast.methods import METHODS, Method, Plan, Supervised
 from tfcontrast.methods.multi_crop import MultiCropConfig
@@ -146,7 +147,7 @@ def augments_on_device(config: Config) -> bool:
     """Whether the step makes the views, where the networks run."""
     if config.augment.augment_on != "auto":
         return config.augment.augment_on == "device"
-    return any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
+    return has_accelerator()
 
 
 def _local_views(config: Config) -> dict[str, Any]:

@@ -221,9 +221,8 @@ def _batches(
     """The batches from a step on; with a strategy every process makes those of its replicas."""
     strategy, seed = method.distribute_strategy, config.run.seed
     on_device = build.augments_on_device(config)
-    views = None
-    if on_device or method.reorders:  # compiled once and not once an epoch
-        views = data_lib.view_maker(data.train, recipes, seed=seed, host=not on_device)
+    # Compiled once, however many data sets follow each other.
+    views = data_lib.view_maker(data.train, recipes, seed=seed, host=not on_device)
     method.view_maker = views if on_device else None
 
     def dataset(step: int, order: np.ndarray[Any, Any] | None) -> Any:
