@@ -167,13 +167,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         assert len(set(order)) == BATCH * PER_EPOCH < data.train.num_examples
 
 
-def test_views_are_traced_once(whole, monkeypatch, tmp_path):
-    _, method, config, data, *_ = whole[Orders]
+@pytest.mark.parametrize("cls", [Begins, Orders])
+def test_views_are_traced_once(whole, monkeypatch, tmp_path, cls):
+    """``fit`` is called for the rest of an epoch, and for those that follow it."""
+    folder, method, config, data, *_ = whole[cls]
     makers, plain = [], functools.partial(view_making.view_maker, jit_compile=False)
     monkeypatch.setattr(
         data_lib, "view_maker", lambda *a, **o: makers.append(plain(*a, **o)) or makers[-1]
     )
-    copy_step(whole[Orders][0], tmp_path, 3)
+    copy_step(folder, tmp_path, 3)
     loop.train(method, config, data, tmp_path)
     assert [maker.experimental_get_tracing_count() for maker in makers] == [1]
 
