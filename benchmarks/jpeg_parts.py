@@ -54,7 +54,8 @@ def main() -> None:
         source = open_source(f"folder:{folder}", "train")
         recipes = view_recipes("simclr_v2", image_size=SIZE, num_views=2)
         order = index_stream(source.num_examples, BATCH, seed=0)
-        read = _read_rows(order, source, cores())
+        # In batches of their sizes: to fetch images one by one from Python costs as much again.
+        sizes = _read_rows(order, source, cores()).map(lambda row: tf.shape(row["images"]))
         crops = _examples(order, source, recipes, 0, cores()).batch(_CHUNK, drop_remainder=True)
         finish = view_maker(source, recipes, seed=0)
         chunk = next(iter(crops))
@@ -62,7 +63,7 @@ def main() -> None:
             lambda turn: finish(chunk["images"], chunk["counter"] + turn * _CHUNK),
             num_parallel_calls=cores(),
         )
-        measure("read and decode", reading(read), 1, seconds)
+        measure("read and decode", reading(sizes.batch(_CHUNK)), _CHUNK, seconds)
         measure(f"that, cut, resized, in {_CHUNK}s", reading(crops), _CHUNK, seconds)
         measure("colour, blur, flip alone", reading(finished), _CHUNK, seconds)
         whole = train_dataset(source, recipes, batch_size=BATCH, seed=0)

@@ -10,13 +10,19 @@ import tensorflow as tf
 
 from tfcontrast import losses
 from tfcontrast.methods import METHODS
-from tfcontrast.models import ResNet
+from tfcontrast.models import ResNet, convolution
 from tfcontrast.optim import OPTIMIZERS, make_optimizer
 
 PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
 SAME_BUFFER = ("Identity", "Reshape", "Squeeze", "ExpandDims")
 # A prime that no kernel or stride has, so that a batch axis is known by its length.
 BATCH = 11
+
+
+@pytest.fixture(autouse=True)
+def accelerator(monkeypatch):
+    """The page is about replicas on accelerators."""
+    monkeypatch.setattr(convolution, "has_accelerator", lambda: True)
 
 
 def table(name):
@@ -89,6 +95,12 @@ def dtype_of(row):
 def test_the_activations_of_a_view(row):
     depth = int(row["network"].split("-")[1])
     assert row["MB a view"] == f"{activations(depth, int(row['pixels']), dtype_of(row)) / 1e6:.2f}"
+
+
+def test_the_activations_of_a_view_on_processors(monkeypatch):
+    monkeypatch.setattr(convolution, "has_accelerator", lambda: False)
+    megabytes = activations.__wrapped__(18, 32, "float32") / 1e6
+    assert f"ResNet-18 at 32 pixels holds {megabytes:.2f} MB a view" in PAGE
 
 
 def test_what_is_kept_is_the_image_and_every_convolutions_and_relus_output():
