@@ -6,7 +6,6 @@ counter; the same bits come out eagerly, in tf.data, under XLA and on every devi
 et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Random123), 20 rounds.
 """
 
-import functools
 import math
 
 import numpy as np
@@ -29,11 +28,7 @@ def threefry2x32(
     Returns:
         Two uint32 tensors of the broadcast shape, uniform over all 32-bit words.
     """
-    shape = functools.reduce(tf.broadcast_static_shape, [word.shape for word in (*key, *counter)])
-    words = _encipher(*key, *counter)
-    for word in words:
-        word.set_shape(shape)
-    return words
+    return _encipher(*key, *counter)
 
 
 # Traced once for all shapes: a block has hundreds of operations, and every view draws several.
