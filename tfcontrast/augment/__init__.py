@@ -39,6 +39,7 @@ from tfcontrast.augment.views import (
     crop_view,
     cut_view,
     distort_view,
+    drawn_boxes,
     finish_crop,
     make_view,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "cutout",
     "distort_each",
     "distort_view",
+    "drawn_boxes",
     "eval_view",
     "example_seeds",
     "finish_crop",

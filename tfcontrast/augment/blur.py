@@ -1,5 +1,7 @@
 """Gaussian blur with one width per image."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -40,33 +42,46 @@ def gaussian_blur(
         shape[i] if images.shape[i] is None else images.shape[i] for i in range(4)
     )
 
+    weights = _weights(tf.where(mask, tf.cast(sigmas, tf.float32), 0.0)[:, None], radius)
+    mode = "CONSTANT" if padding == "zero" else "REFLECT"
+
     # Columns and channels are one axis here, to the end: long rows are what vectorised code wants.
-    def blur(lines: tf.Tensor) -> tf.Tensor:
-        weights = _weights(tf.where(mask, tf.cast(sigmas, tf.float32), 0.0)[:, None], radius)
-        mode = "CONSTANT" if padding == "zero" else "REFLECT"
+    def across(lines: tf.Tensor) -> tf.Tensor:
         pixels = tf.reshape(lines, [batch, height, width, channels])
         pixels = tf.pad(pixels, [[0, 0], [0, 0], [radius, radius], [0, 0]], mode)
         lines = tf.reshape(pixels, [batch, height, -1])
-        lines = _blend_neighbours(lines, weights, axis=2, length=width * channels, step=channels)
+        return _blend_neighbours(lines, weights, axis=2, length=width * channels, step=channels)
+
+    def down(lines: tf.Tensor) -> tf.Tensor:
         # Rows come last: XLA puts the padding into the pass before it, where whole rows differ in
         # what they need and not the values of one.
         lines = tf.pad(lines, [[0, 0], [radius, radius], [0, 0]], mode)
         return _blend_neighbours(lines, weights, axis=1, length=height, step=1)
 
     lines = tf.reshape(images, [batch, height, width * channels])
-    if alone:
-        # A loop of one turn or none: of a `cond` with branches like these XLA makes a select,
-        # which computes both.
-        turns = tf.cast(mask[0], tf.int32)
-        _, lines = tf.while_loop(
-            lambda turn, _: turn < turns,
-            lambda turn, lines: (turn + 1, blur(lines)),
-            (0, lines),
-            maximum_iterations=1,
-        )
-    else:
-        lines = blur(lines)
+    # Each axis has a loop of its own: in one, XLA computes the padding between them value by value
+    # (0.8 to 1.0 ms for 224 pixels in place of 0.6).
+    for blur in (across, down):
+        lines = _where_live(blur, lines, mask[0]) if alone else blur(lines)
     return tf.reshape(lines, shape)
+
+
+def _where_live(
+    change: Callable[[tf.Tensor], tf.Tensor], lines: tf.Tensor, live: tf.Tensor
+) -> tf.Tensor:
+    """The changed lines where the scalar is True; else the same ones, and nothing is computed.
+
+    A loop of one turn or none: of a `cond` with branches like these XLA makes a select, which
+    computes both.
+    """
+    turns = tf.cast(live, tf.int32)
+    _, lines = tf.while_loop(
+        lambda turn, _: turn < turns,
+        lambda turn, lines: (turn + 1, change(lines)),
+        (0, lines),
+        maximum_iterations=1,
+    )
+    return lines
 
 
 def _weights(sigmas: tf.Tensor, radius: int) -> tf.Tensor:

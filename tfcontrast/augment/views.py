@@ -96,21 +96,20 @@ def crop_draws(seeds: tf.Tensor) -> tf.Tensor:
     return uniform(seeds, DRAWS + 2, stream=_CROP_STREAM)
 
 
-def cut_view(image: tf.Tensor, draws: tf.Tensor, recipe: ViewRecipe) -> tf.Tensor:
+def cut_view(image: tf.Tensor, box: tf.Tensor, recipe: ViewRecipe) -> tf.Tensor:
     """The part of `crop_view` that an image of any size needs for itself: cut and resize.
 
-    The rest costs several times as much outside of a compiled batch, and goes there.
+    The rest costs several times as much outside of compiled code, and goes there.
 
     Args:
         image: [1, h, w, 3] uint8.
-        draws: [1, ...] from `crop_draws`.
-        recipe: its crop_* and resize fields count.
+        box: [4] of `drawn_boxes`.
+        recipe: its resize fields count.
 
     Returns:
         [1, S, S, 3] float32, about 0 to 255.
     """
-    shape, sides = tf.shape(image), (recipe.image_size, recipe.image_size)
-    box = drawn_boxes(draws, shape[1], shape[2], recipe)[0]
+    sides = (recipe.image_size, recipe.image_size)
     return cut_and_resize(
         image, box, sides, method=recipe.resize_method, antialias=recipe.antialias
     )

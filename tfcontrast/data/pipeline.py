@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfcontrast.augment import ViewRecipe, crop_draws, cut_view, example_seeds
+from tfcontrast.augment import ViewRecipe, crop_draws, cut_view, drawn_boxes, example_seeds
 from tfcontrast.data.host import PREFETCH, as_written, cores, ordered_options, resident_rows
 from tfcontrast.data.index_stream import index_stream
 from tfcontrast.data.index_stream import steps_per_epoch as _steps_per_epoch
@@ -100,7 +100,7 @@ def train_dataset(
         if source.images is not None:
             chunks = _gathered(stream, source, rows, chunk)
         else:
-            examples = _examples(stream, source, recipes, seed, calls)
+            examples = _examples(stream, source, recipes, seed, calls, jit_compile)
             chunks = examples.batch(chunk, drop_remainder=True)
         if not unfinished:
             chunks = chunks.map(finish, num_parallel_calls=calls, deterministic=True)
@@ -193,6 +193,7 @@ def _examples(
     recipes: tuple[ViewRecipe, ...],
     seed: int,
     calls: int,
+    jit_compile: bool = True,
 ) -> tf.data.Dataset:
     """Images one by one: whole where all are of one size, else their crops.
 
@@ -206,12 +207,22 @@ def _examples(
         draws = [crop_draws(example_seeds(seed, counters, view)) for view in range(len(recipes))]
         return counters, indices, tf.stack(draws, axis=1)
 
+    # Compiled, since these are a hundred operations on a few numbers.
+    @tf.function(jit_compile=jit_compile)
+    @as_written
+    def boxes_of(draws: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> list[tf.Tensor]:
+        return [
+            drawn_boxes(draws[None, view], height, width, recipe)[0]
+            for view, recipe in enumerate(recipes)
+        ]
+
     @as_written
     def crop(row: dict[str, Any]) -> dict[str, Any]:
-        draws = row.pop("draws")
+        image = row["images"][None]
+        shape = tf.shape(image)
+        boxes = boxes_of(row.pop("draws"), shape[1], shape[2])
         crops = [
-            cut_view(row["images"][None], draws[None, view], recipe)[0]
-            for view, recipe in enumerate(recipes)
+            cut_view(image, box, recipe)[0] for box, recipe in zip(boxes, recipes, strict=True)
         ]
         return {**row, "images": tuple(crops)}
 
