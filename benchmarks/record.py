@@ -96,15 +96,25 @@ def _ask(name: str, process: subprocess.Popen, question: str) -> dict:
 
 
 def summary(rates: dict[str, list[float]], goals: dict[str, float]) -> dict:
-    """Medians, and how many times as fast the first contender is as each of the others."""
+    """Medians, and how many times as fast the first contender is as each of the others.
+
+    With the day, the commit and the number of turns: a record can hold cases of several days.
+    """
     ours, *peers = rates
-    result: dict = {"images_per_second": {k: _spread(v) for k, v in rates.items()}, "ratio": {}}
+    result: dict = {"date": datetime.date.today().isoformat(), "commit": _commit()}
+    result["turns"] = len(rates[ours])
+    result |= {"images_per_second": {k: _spread(v) for k, v in rates.items()}, "ratio": {}}
     for peer in peers:
         times = [mine / theirs for mine, theirs in zip(rates[ours], rates[peer], strict=True)]
         result["ratio"][peer] = _spread(times)
         if peer in goals:
             result["ratio"][peer]["goal"] = goals[peer]
     return result
+
+
+def _commit() -> str:
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _spread(values: list[float]) -> dict[str, float]:
@@ -152,11 +162,9 @@ def write(script: str, results: dict, *, settings: dict, peers: dict[str, str]) 
         peers: versions of the peers' packages.
     """
     path = pathlib.Path(script).resolve().with_suffix(".json")
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     record = {
         "date": datetime.date.today().isoformat(),
-        "commit": commit,
+        "commit": _commit(),
         "hardware": hardware(),
         "versions": {
             "python": platform.python_version(),

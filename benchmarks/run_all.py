@@ -39,8 +39,8 @@ def rows(script: str) -> list[list[str]]:
                     f"{ratio['median']:.2f}x ({ratio['least']:.2f} to {ratio['most']:.2f})",
                     f"{ratio['goal']:g}x" if "goal" in ratio else "-",
                     f"`python benchmarks/{script}.py`",
-                    f"{record['date']}, {record['commit']}; {versions}; {record['hardware']}; "
-                    f"load {result['load'][0]:g} to {result['load'][1]:g}",
+                    f"{result['date']}, {result['commit']}, {result['turns']} turns; {versions}; "
+                    f"{record['hardware']}; load {result['load'][0]:g} to {result['load'][1]:g}",
                 ]
             )
     return found
