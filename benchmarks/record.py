@@ -101,9 +101,13 @@ def summary(rates: dict[str, list[float]], goals: dict[str, float]) -> dict:
     With the day, the commit and the number of turns: a record can hold cases of several days.
     """
     ours, *peers = rates
-    result: dict = {"date": datetime.date.today().isoformat(), "commit": _commit()}
-    result["turns"] = len(rates[ours])
-    result |= {"images_per_second": {k: _spread(v) for k, v in rates.items()}, "ratio": {}}
+    result: dict = {
+        "date": datetime.date.today().isoformat(),
+        "commit": _commit(),
+        "turns": len(rates[ours]),
+        "images_per_second": {k: _spread(v) for k, v in rates.items()},
+        "ratio": {},
+    }
     for peer in peers:
         times = [mine / theirs for mine, theirs in zip(rates[ours], rates[peer], strict=True)]
         result["ratio"][peer] = _spread(times)
